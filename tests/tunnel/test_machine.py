@@ -5,136 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import delete, update
 
-from llmariner.batch_jobs.batch_job import NewBatchJob
-from llmariner.boot import load
-from llmariner.clusters.inventory import Inventory
-from llmariner.context import Context
 from llmariner.errors import InvalidRequest
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.notebooks.tables import notebooks
-from llmariner.platform.jobs import Job, LogPart, Phase
-from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
-from llmariner.platform.jobs.local_processes.settings import ProcessJobSettings, readable_folders
+from llmariner.platform.jobs import Job, LogPart
 from llmariner.sessions.machine.log_options import LogOptions, start_of_tail
 from llmariner.sessions.machine.selectors import matches
 from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 
-from .installation import FUNCTION, Installation, Replica, ask, free_port, start, until
+from .installation import Replica, ask, until
+from .machine import BASE, Machine, follow, has_output, scenario
 from .test_kubectl import PROGRAMS, run
 from .tls_proxy import CERTIFICATE, terminated_tls
-
-BASE = "/v1/sessions/cluster-local"
-COMMAND = "echo first; echo second; sleep 600"
-
-
-@dataclass
-class Machine:
-    """An installation on one machine."""
-
-    installation: Installation
-    context: Context
-    jobs: ProcessJobs
-
-    @property
-    def pods(self) -> str:
-        """The path of the pods of the project."""
-        return f"{BASE}/api/v1/namespaces/{self.installation.owner.project_id}/pods"
-
-    def run_job(self, command: str = COMMAND) -> str:
-        """The id of a job that has written what it writes at first."""
-        new = NewBatchJob(image="pytorch-2.1", command=command, scripts={"a.py": b"pass"})
-        job_id = self.context.batch_jobs.create(self.installation.caller, new).id
-        self.context.batch_job_reconciler.reconcile(job_id)
-        return job_id
-
-
-class Memory:
-    """A budget that always has room."""
-
-    def refusal(self, size_bytes: int) -> str:
-        return ""
-
-    def reserve(self, owner: str, project_id: str, size_bytes: int) -> str:
-        return ""
-
-    def release(self, owner: str) -> None:
-        """Nothing is counted."""
-
-
-def process_jobs(context: Context, folder: Path) -> ProcessJobs:
-    """Nine jobs at a time."""
-    settings = ProcessJobSettings(
-        folder=folder,
-        python=Path(sys.executable),
-        description="here",
-        memory_bytes=200 << 20,
-        disk_bytes=24 << 20,
-        free_disk_bytes=1 << 20,
-        seconds=600.0,
-        readable=readable_folders(Path(sys.executable)),
-        slots=9,
-    )
-    return ProcessJobs(settings, lambda project, file: context.files.read(context.files.get(project, file)), Memory())
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    tmp_path = tmp_path_factory.mktemp("machine")
-    installation = Installation(tmp_path)
-    installation.assign([])  # it names no cluster, so jobs run here
-    environment = {**installation.environment, "LLMARINER_OBJECTS_FOLDER": str(tmp_path / "objects")}
-    context = Context(environment)
-    jobs = process_jobs(context, tmp_path / "jobs")
-    jobs.start()
-    try:
-        if jobs.problem:
-            pytest.skip(jobs.problem)
-        context.jobs = jobs
-        context.clusters.machine = Inventory
-        jobs.subscribe(lambda id_: context.batch_job_reconciler.reconcile(id_) if id_.startswith("bj-") else None)
-        yield Machine(installation, context, jobs)
-    finally:
-        jobs.close()
-        context.database.close()
-        installation.context.database.close()
-
-
-@asynccontextmanager
-async def serving(machine: Machine) -> AsyncIterator[Replica]:
-    application = load(FUNCTION)
-    application.use_context(machine.context)
-    replica = await start(application.prepare(), free_port())
-    try:
-        yield replica
-    finally:
-        await replica.stop()
-
-
-def scenario(machine: Machine, steps: Callable[[Replica], Awaitable[None]]) -> None:
-    async def whole() -> None:
-        async with serving(machine) as replica:
-            await steps(replica)
-
-    asyncio.run(asyncio.wait_for(whole(), 120))
-
-
-def has_output(machine: Machine, job_id: str) -> Callable[[], bool]:
-    return lambda: b"second\n" in machine.jobs.log(job_id).data and status_of(machine, job_id) == Phase.RUNNING
-
-
-def status_of(machine: Machine, job_id: str) -> Phase:
-    return machine.context.batch_jobs.get(machine.installation.owner.project_id, job_id).status
 
 
 def test_kubectl_lists_jobs_and_follows_the_log_of_one_until_it_ends(machine: Machine, tmp_path: Path) -> None:
@@ -169,20 +58,17 @@ def test_kubectl_lists_jobs_and_follows_the_log_of_one_until_it_ends(machine: Ma
                 await asyncio.to_thread(machine.context.batch_job_reconciler.reconcile, job_id)
                 assert (await following.communicate())[0] == b""
             assert following.returncode == 0, "it ends as the job does"
-            code, out, error = await run(*kubectl, "get", "pods", "-w", env=env)
-            assert code == 1
-            assert "This machine has no Kubernetes, and no watch of pods" in error
+            for words, said in (
+                (("version",), "+llmariner-"),
+                (("describe", "pod", job_id), "Reason:       canceled"),
+                (("get", "pod", job_id, "-o", "yaml"), "phase: Failed"),
+                (("get", "pod", job_id, "-o", "wide"), f"batch-job/{job_id}"),
+                (("api-resources",), "pods"),
+            ):
+                code, out, error = await run(*kubectl, *words, env=env)
+                assert (code, said in out, error) == (0, True, ""), (words, out, error)
 
     scenario(machine, steps)
-
-
-async def follow(replica: Replica, key: str, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A log that is followed, behind its head."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", replica.port)
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n".encode())
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
-    assert head.startswith(b"HTTP/1.1 200"), head
-    return reader, writer
 
 
 def test_a_revoked_key_ends_a_log_that_is_followed(machine: Machine) -> None:
@@ -302,10 +188,9 @@ def test_what_is_not_there_says_what_to_use(machine: Machine) -> None:
     namespace = machine.pods.removesuffix("/pods")
     websocket = "connection: upgrade\r\nupgrade: SPDY/3.1\r\n"
     refused = [
-        (f"{machine.pods}?watch=true", "", 405, "no watch of pods"),
         (f"{pod}/exec?command=ls", websocket, 405, "llma batch jobs exec"),
         (f"{pod}/portforward", websocket, 405, "on the machine itself"),
-        (f"{namespace}/services", "", 404, "the jobs and notebooks of your project are its pods"),
+        (f"{namespace}/services", "", 404, "are its pods"),
         (f"{namespace}/secrets", "", 403, "You may not"),
         (f"{namespace}/pods/bj-0/log", "", 404, 'pods "bj-0" not found'),
         (f"{namespace}/pods/ftjob-0-0/log?follow=true", "", 404, 'pods "ftjob-0-0" not found'),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from llmariner.cached_once import cached_once
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from llmariner.clusters.snapshots import Snapshots
     from llmariner.clusters.status import ClusterStatuses
     from llmariner.sessions.control_plane import RemoteClusters
+    from llmariner.sessions.machine.engines import MachineEngine
 
 __all__ = ["ClusterInstallation"]
 
 
 class ClusterInstallation:
-    """`machine`: what the machine of the control plane has; standalone mode sets it. On a cluster an agent reports it.
+    """`machine`, `engines`: what the machine of the control plane has, and its engines; standalone mode sets them.
+
+    On a cluster an agent reports what it has.
 
     Raises ValueError for wrong settings.
     """
@@ -37,6 +40,7 @@ class ClusterInstallation:
         self._env = env
         self.settings = WorkerClusterSettings.load(env)
         self.machine: Callable[[], Inventory] | None = None
+        self.engines: Callable[[], Sequence[MachineEngine]] | None = None
 
     @property
     def store(self) -> Clusters:

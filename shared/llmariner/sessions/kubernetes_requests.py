@@ -17,13 +17,16 @@ _PATH = re.compile(rb"/v1/sessions/[A-Za-z0-9_-]{1,64}((?:/[A-Za-z0-9](?:[A-Za-z
 _QUERY = re.compile(rb"(?:[!-\"$&-:<-~]|%[0-9A-Fa-f]{2})*")
 _MAX_QUERY = 16 * 1024
 _MAX_COMMAND = 1000
-_DISCOVERY_LENGTHS = {"api": (1, 2), "apis": (1, 2, 3)}
+_DISCOVERY_LENGTHS = {"api": (1, 2), "apis": (1, 2, 3), "version": (1,)}
 _CONNECT = frozenset({"exec", "attach", "portforward"})
 
 
 @dataclass(frozen=True)
 class KubernetesRequest:
-    """`path` starts with `/api` or `/apis`. `verb`: discover (without a resource), get, list, watch, create or connect."""
+    """`path` starts with `/api`, `/apis` or `/version`.
+
+    `verb`: discover (without a resource), get, list, watch, create or connect.
+    """
 
     method: str
     path: bytes
@@ -75,6 +78,8 @@ def parse_request(method: str, raw_path: bytes, query: bytes) -> KubernetesReque
         raise _not_namespaced(path)
     if 1 + len(parts) in _DISCOVERY_LENGTHS[root]:
         return KubernetesRequest(method, path, query, "discover" if method == "GET" else "create")
+    if root == "version":
+        raise _not_namespaced(path)
     group, rest = ("", parts[1:]) if root == "api" else (parts[0], parts[2:])
     if len(rest) not in (3, 4, 5) or rest[0] != "namespaces":
         raise _not_namespaced(path)

@@ -39,7 +39,7 @@ class _Exporter(NamedTuple):
 
 
 def _of_whole_gpus(metric: str) -> str:
-    """A metric of AMD's exporter, whose operator's example gives all of them a prefix."""
+    """A metric of AMD's exporter, which may be set to write all of them with a prefix."""
     whole = '{gpu_compute_partition_type=~"(?i:spx)?"}'
     return f"{metric}{whole} or amd_{metric}{whole}"
 

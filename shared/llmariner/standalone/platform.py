@@ -56,6 +56,7 @@ from llmariner.standalone.dispatcher import Dispatcher, delivery_timeouts, subsc
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
 from llmariner.standalone.engine.tool_model import TRAINING_MILLICORES
+from llmariner.standalone.engine_states import engine_states
 from llmariner.standalone.jobs import EngineMemory, job_amounts, make_jobs
 from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
 from llmariner.standalone.notebooks import make_notebooks
@@ -295,6 +296,7 @@ class StandalonePlatform:
         amounts, loop = job_amounts(self._job_settings, self.serving), asyncio.get_running_loop()
         self.context.capacity = MachineCapacity(self.serving, loop, self._waiting_jobs, amounts)
         self.context.clusters.machine = partial(machine_inventory, self.context.capacity)
+        self.context.clusters.engines = partial(engine_states, self.serving, loop, self.folder.logs)
         if self._job_settings.adapter == "off":
             return
         home, python = self.folder.root, self._engines.python

@@ -62,6 +62,7 @@ _ENGINE = RouteCall({"cluster_id": "cluster-none", "path:path": "models/pod/heal
 SESSION_OBJECTS = {
     "GET /v1/sessions/agent": no_object,
     "GET /v1/sessions/peers": no_object,
+    f"GET {_SESSION}/version": discovery,
     f"GET {_SESSION}/api": discovery,
     f"GET {_SESSION}/api/{{path:path}}": discovery,
     f"GET {_SESSION}/apis": discovery,

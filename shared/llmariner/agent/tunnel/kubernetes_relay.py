@@ -26,7 +26,7 @@ from llmariner.platform.tunnel.websocket import accept_value
 __all__ = ["KubernetesRelay"]
 
 _log = logging.getLogger(__name__)
-_PATH = re.compile(rb"/apis?(/[A-Za-z0-9][A-Za-z0-9_.-]*)*(\?[!-\"$-~]*)?")
+_PATH = re.compile(rb"/(?:version|apis?(?:/[A-Za-z0-9][A-Za-z0-9_.-]*)*)(\?[!-\"$-~]*)?")
 _VALUE = re.compile(rb"[\t -~\x80-\xff]*")
 _METHODS = frozenset({b"GET", b"POST"})
 _CONTROL_PLANE_METHODS = _METHODS | {b"PATCH", b"DELETE"}

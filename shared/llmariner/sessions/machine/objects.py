@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from llmariner import __version__
 from llmariner.errors import NotFound
 from llmariner.sessions.machine.log_options import CONTAINER
 from llmariner.sessions.machine.pods import MachinePod
 
-__all__ = ["discovery", "labels", "pod_fields", "pod_list", "pod_object", "pod_table"]
+__all__ = ["discovery", "event_list", "labels", "pod_fields", "pod_list", "pod_object", "pod_table"]
 
-_READ = ["get", "list"]
+_READ = ["get", "list", "watch"]
 _PODS = {"name": "pods", "singularName": "pod", "namespaced": True, "kind": "Pod", "verbs": _READ, "shortNames": ["po"]}
 _LOG = {"name": "pods/log", "singularName": "", "namespaced": True, "kind": "Pod", "verbs": ["get"]}
+_EVENTS = {"name": "events", "singularName": "event", "namespaced": True, "kind": "Event", "verbs": ["list"]}
 _DISCOVERY: dict[bytes, dict[str, Any]] = {
     b"/api": {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []},
-    b"/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": [_PODS, _LOG]},
+    b"/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": [_PODS, _LOG, _EVENTS]},
     b"/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
 }
+_CLIENT = re.compile(rb"kubectl\S*/v1\.([0-9]{1,3})\.")
+_TESTED_MINOR = "34"
 _COLUMNS = (("Name", "string"), ("Ready", "string"), ("Status", "string"), ("Restarts", "integer"), ("Age", "string"))
 _WIDE = (("Job", "string"), ("Message", "string"))
 
 
-def discovery(path: bytes) -> dict[str, Any]:
-    """What there is at a path without a resource. NotFound."""
+def discovery(path: bytes, client: bytes) -> dict[str, Any]:
+    """What there is at a path without a resource. `client`: its User-Agent. NotFound."""
+    if path == b"/version":
+        return _version_for(client)
     if path not in _DISCOVERY:
-        raise NotFound("This machine has no Kubernetes: it serves pods of the group v1, and their logs.")
+        raise NotFound("This machine has no Kubernetes: it serves pods of the group v1, their logs and events.")
     return _DISCOVERY[path]
+
+
+def _version_for(client: bytes) -> dict[str, Any]:
+    """The version that kubectl itself has: what is served here is of no version, and it warns of other ones."""
+    found = _CLIENT.match(client)
+    minor = found[1].decode() if found else _TESTED_MINOR
+    empty = dict.fromkeys(("gitCommit", "gitTreeState", "goVersion", "compiler"), "")
+    known = {"major": "1", "minor": minor, "gitVersion": f"v1.{minor}.0+llmariner-{__version__}"}
+    return {**known, **empty, "buildDate": "1970-01-01T00:00:00Z", "platform": "linux"}
 
 
 def pod_object(pod: MachinePod, namespace: str) -> dict[str, Any]:
     """The pod."""
     state, container = _state(pod), {"name": CONTAINER, "image": pod.image}
-    ready, started = pod.phase == "Running", pod.started_at is not None
+    ready, started = pod.phase == "Running" and pod.ready, pod.started_at is not None
     status: dict[str, Any] = {
         "phase": pod.phase,
         "reason": pod.reason,
@@ -67,13 +83,13 @@ def pod_fields(pod: MachinePod, namespace: str) -> dict[str, str]:
     return {"metadata.name": pod.name, "metadata.namespace": namespace, "status.phase": pod.phase}
 
 
-def pod_list(pods: Sequence[MachinePod], namespace: str, next_: str) -> dict[str, Any]:
-    """A page of pods."""
+def pod_list(pods: Sequence[MachinePod], namespace: str, next_: str, read_at: float) -> dict[str, Any]:
+    """A page of pods. `read_at`: a watch tells of what changed since, Unix seconds."""
     items = [pod_object(each, namespace) for each in pods]
-    return {"apiVersion": "v1", "kind": "PodList", "metadata": _page(next_), "items": items}
+    return {"apiVersion": "v1", "kind": "PodList", "metadata": _page(next_, _version(read_at)), "items": items}
 
 
-def pod_table(pods: Sequence[MachinePod], namespace: str, next_: str, *, whole: bool) -> dict[str, Any]:
+def pod_table(pods: Sequence[MachinePod], namespace: str, next_: str, read_at: float, *, whole: bool) -> dict[str, Any]:
     """A page as kubectl prints it. `whole`: with all of each pod, else with its metadata."""
     columns = [*((name, kind, 0) for name, kind in _COLUMNS), *((name, kind, 1) for name, kind in _WIDE)]
     described = [
@@ -93,7 +109,7 @@ def pod_table(pods: Sequence[MachinePod], namespace: str, next_: str, *, whole: 
             if pod.phase in ("Pending", "Failed")
             else pod.phase
         )
-        ready = "1/1" if pod.phase == "Running" else "0/1"
+        ready = "1/1" if pod.phase == "Running" and pod.ready else "0/1"
         cells = [
             pod.name,
             ready,
@@ -109,14 +125,21 @@ def pod_table(pods: Sequence[MachinePod], namespace: str, next_: str, *, whole: 
             "metadata": _metadata(pod, namespace),
         }
         rows.append({"cells": cells, "object": pod_object(pod, namespace) if whole else metadata})
-    table = {"apiVersion": "meta.k8s.io/v1", "kind": "Table", "metadata": _page(next_)}
+    table = {"apiVersion": "meta.k8s.io/v1", "kind": "Table", "metadata": _page(next_, _version(read_at))}
     return {**table, "columnDefinitions": described, "rows": rows}
 
 
 def labels(pod: MachinePod) -> dict[str, str]:
-    """Of a pod: what it is, the job, and the name of a notebook."""
-    found = {"llmariner.ai/kind": pod.kind, "batch.kubernetes.io/job-name": pod.job_id}
+    """Of a pod: what it is, the job, and the name of a notebook or model."""
+    found = {"llmariner.ai/kind": pod.kind}
+    if pod.job_id:
+        found["batch.kubernetes.io/job-name"] = pod.job_id
     return {**found, "llmariner.ai/name": pod.title} if pod.title else found
+
+
+def event_list() -> dict[str, Any]:
+    """The events of Kubernetes, of which there are none here: `kubectl describe` asks for them."""
+    return {"apiVersion": "v1", "kind": "EventList", "metadata": _page("", _version(time.time())), "items": []}
 
 
 def _metadata(pod: MachinePod, namespace: str) -> dict[str, Any]:
@@ -124,7 +147,7 @@ def _metadata(pod: MachinePod, namespace: str) -> dict[str, Any]:
         "name": pod.name,
         "namespace": namespace,
         "uid": pod.name,
-        "resourceVersion": "1",
+        "resourceVersion": _version(pod.changed_at),
         "creationTimestamp": _time(pod.created_at),
         "labels": labels(pod),
     }
@@ -141,8 +164,12 @@ def _state(pod: MachinePod) -> dict[str, Any]:
     return {"terminated": {"exitCode": code, "reason": pod.reason, "startedAt": begin, "finishedAt": end}}
 
 
-def _page(next_: str) -> dict[str, str]:
-    return {"resourceVersion": "1", **({"continue": next_} if next_ else {})}
+def _page(next_: str, version: str) -> dict[str, str]:
+    return {"resourceVersion": version, **({"continue": next_} if next_ else {})}
+
+
+def _version(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
 
 
 def _time(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The jobs and notebooks of a project on this machine, as pods: their states, and the output of jobs."""
+"""The jobs, notebooks and engines of a project on this machine, as pods: their states, and the output of what has some."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ from llmariner.notebooks.notebook import Notebook
 from llmariner.notebooks.notebook import Status as NotebookStatus
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import Jobs, LogPart, Phase
+from llmariner.platform.serving import Phase as EnginePhase
+from llmariner.platform.serving import served_name
+from llmariner.sessions.machine.engines import MachineEngine, ProjectEngines, pod_name
 
 if TYPE_CHECKING:
     from llmariner.batch_jobs.batch_jobs import BatchJobs
     from llmariner.notebooks.notebooks import Notebooks
 
-__all__ = ["BATCH_JOB", "FINE_TUNING_JOB", "NOTEBOOK", "SCOPES", "MachinePod", "MachinePods"]
+__all__ = ["BATCH_JOB", "ENGINE", "FINE_TUNING_JOB", "NOTEBOOK", "SCOPES", "MachinePod", "MachinePods"]
 
-BATCH_JOB, FINE_TUNING_JOB, NOTEBOOK = "batch-job", "fine-tuning-job", "notebook"
+BATCH_JOB, FINE_TUNING_JOB, NOTEBOOK, ENGINE = "batch-job", "fine-tuning-job", "notebook", "engine"
 SCOPES = {
     BATCH_JOB: "api.batch.jobs.read",
     FINE_TUNING_JOB: "api.fine_tuning.jobs.read",
     NOTEBOOK: "api.workspaces.notebooks.read",
+    ENGINE: "api.model.read",
 }
 """What a caller needs for the pods of each kind, which are listed in this order."""
 _CONTINUE = re.compile(rf"({'|'.join(SCOPES)})\.([A-Za-z0-9_-]{{0,64}})")
@@ -40,6 +44,7 @@ _NOTEBOOK_PHASES = {
     NotebookStatus.STOPPED: "Succeeded",
     NotebookStatus.FAILED: "Failed",
 }
+_ENGINE_PHASES = {EnginePhase.QUEUED: "Pending", EnginePhase.FAILED: "Failed"}
 _TUNING_COLUMNS = (
     *(fine_tuning_jobs.c.id, fine_tuning_jobs.c.attempt, fine_tuning_jobs.c.status, fine_tuning_jobs.c.created_at),
     *(fine_tuning_jobs.c.started_at, fine_tuning_jobs.c.finished_at),
@@ -48,7 +53,10 @@ _TUNING_COLUMNS = (
 
 @dataclass(frozen=True)
 class MachinePod:
-    """A job or a notebook as a pod. Times are Unix seconds; `phase` is Kubernetes'. `job_id`: what has that pod."""
+    """A job, a notebook or an engine as a pod. Times are Unix seconds; `phase` is Kubernetes'.
+
+    `job_id`: what has that pod; empty: no job.
+    """
 
     name: str
     kind: str
@@ -63,18 +71,31 @@ class MachinePod:
     finished_at: float | None
     title: str = ""
     """The name that its owner gave it."""
+    ready: bool = True
+    """Where it runs: whether it takes requests."""
+
+    @property
+    def changed_at(self) -> float:
+        """When it changed last, as far as its times tell."""
+        return max(self.created_at, self.started_at or 0.0, self.finished_at or 0.0)
 
 
 class MachinePods:
     """All methods block. `jobs`: what runs the processes, or raises Unavailable."""
 
     def __init__(
-        self, database: Database, batch_jobs: BatchJobs, notebooks: Notebooks, jobs: Callable[[], Jobs]
+        self,
+        database: Database,
+        batch_jobs: BatchJobs,
+        notebooks: Notebooks,
+        jobs: Callable[[], Jobs],
+        engines: ProjectEngines,
     ) -> None:
         self._database = database
         self._batch_jobs = batch_jobs
         self._notebooks = notebooks
         self._jobs = jobs
+        self._engines = engines
 
     def page(self, project_id: str, kinds: Collection[str], *, after: str, limit: int) -> tuple[list[MachinePod], str]:
         """Up to `limit` pods of these kinds, the newest of a kind first, and where to continue; empty: there are no more.
@@ -96,6 +117,11 @@ class MachinePods:
             last = ""
         return found, ""
 
+    def newest(self, project_id: str, limit: int) -> dict[str, MachinePod]:
+        """The pods of a project by their names, up to `limit` of each kind."""
+        pods = [pod for kind in SCOPES for pod in self._page_of(kind)(project_id, None, limit)[0]]
+        return {pod.name: pod for pod in pods}
+
     def get(self, project_id: str, kinds: Collection[str], name: str) -> MachinePod:
         """One pod. NotFound."""
         found: MachinePod | None = None
@@ -103,23 +129,31 @@ class MachinePods:
             found = self._fine_tuning(project_id, name) if FINE_TUNING_JOB in kinds else None
         elif name.startswith("nb-"):
             found = self._notebook(project_id, name) if NOTEBOOK in kinds else None
+        elif name.startswith("engine-"):
+            engine = self._engines.get(project_id, name) if ENGINE in kinds else None
+            found = _engine_pod(engine) if engine is not None else None
         elif BATCH_JOB in kinds:
             found = self._batch_job(project_id, name)
         if found is None:
             raise NotFound(
-                f'pods "{name[:100]}" not found: the pods here are the jobs and notebooks that your project has on this '
-                "machine. List them with `kubectl get pods`."
+                f'pods "{name[:100]}" not found: the pods here are the jobs, notebooks and engines that your project has '
+                "on this machine. List them with `kubectl get pods`."
             )
         return found
 
     def output(self, name: str, start: int) -> LogPart:
         """See `JobOutputs`: for a caller who may read it."""
+        if name.startswith("engine-"):
+            return self._engines.log(name, start)
         if name.startswith("ftjob-"):
             return self._jobs().log(name, start)
         return self._batch_jobs.output(name, start)
 
     def output_has_ended(self, project_id: str, name: str) -> bool:
         """See `JobOutputs`."""
+        if name.startswith("engine-"):
+            engine = self._engines.get(project_id, name)
+            return engine is None or engine.ended_at is not None
         if not name.startswith("ftjob-"):
             return self._batch_jobs.output_has_ended(project_id, name)
         status = self._jobs().status(name)
@@ -129,7 +163,13 @@ class MachinePods:
 
     def _page_of(self, kind: str) -> Callable[[str, str | None, int], tuple[list[MachinePod], str | None]]:
         pages = {BATCH_JOB: self._page_of_batch_jobs, FINE_TUNING_JOB: self._page_of_fine_tuning}
-        return pages.get(kind, self._page_of_notebooks)
+        pages |= {NOTEBOOK: self._page_of_notebooks, ENGINE: self._page_of_engines}
+        return pages[kind]
+
+    def _page_of_engines(self, project_id: str, after: str | None, limit: int) -> tuple[list[MachinePod], str | None]:
+        pods = [_engine_pod(each) for each in self._engines.of(project_id)]
+        left = [each for each in pods if after is None or each.name > after]
+        return left[:limit], left[limit - 1].name if len(left) > limit else None
 
     def _page_of_notebooks(self, project_id: str, after: str | None, limit: int) -> tuple[list[MachinePod], str | None]:
         found, more = self._notebooks.page(project_id, after=after, limit=limit)
@@ -209,6 +249,24 @@ def _notebook_pod(notebook: Notebook) -> MachinePod:
         started_at=notebook.started_at,
         finished_at=notebook.stopped_at,
         title=notebook.name,
+    )
+
+
+def _engine_pod(engine: MachineEngine) -> MachinePod:
+    return MachinePod(
+        name=pod_name(engine.model_id),
+        kind=ENGINE,
+        job_id="",
+        image="vllm",
+        phase=_ENGINE_PHASES.get(engine.phase, "Running"),
+        reason=str(engine.phase),
+        message=engine.message,
+        restarts=0,
+        created_at=int(engine.created_at),
+        started_at=engine.started_at,
+        finished_at=engine.ended_at,
+        title=served_name(engine.model_id),
+        ready=engine.phase is EnginePhase.READY,
     )
 
 

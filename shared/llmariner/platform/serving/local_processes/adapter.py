@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from llmariner.errors import ModelNotFound
-from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
+from llmariner.http_client import Client
 from llmariner.platform.capacity import Amounts, Claim, Excess, Kind, QuotaRule
 from llmariner.platform.serving import EngineModel, Phase, Status, served_name
 from llmariner.platform.serving.engine_metrics import TIMEOUT_SECONDS, read_metrics
@@ -91,6 +90,16 @@ class ProcessServing:
     def budget(self) -> int:
         """The memory for all engines and what else is reserved of it, in bytes."""
         return self._budget
+
+    @property
+    def engines(self) -> Sequence[Engine]:
+        """The engines that wait, start, run or stop, to be read in the event loop."""
+        return list(self._engines.values())
+
+    @property
+    def failures(self) -> Mapping[str, Failure]:
+        """Why models have no engine, by their ids, to be read in the event loop."""
+        return self._failures
 
     def claims(self) -> list[Claim]:
         """What engines and other work hold of the machine, and what engines wait for."""
@@ -186,7 +195,7 @@ class ProcessServing:
             await self._stop_engine(model.id)
         elif engine := self._engines.get(model.base):
             async with engine.adapter_lock:
-                await self._unload_adapter(engine, model.id)
+                await engine.unload_adapter(self._client, model.id)
 
     async def remove(self, model_id: str, folder: str) -> None:
         """See the port."""
@@ -200,7 +209,7 @@ class ProcessServing:
             elif model_id in engine.adapters:
                 async with engine.adapter_lock:
                     if engine.adapters.get(model_id) != await self._created(model_id):
-                        await self._unload_adapter(engine, model_id)
+                        await engine.unload_adapter(self._client, model_id)
 
     async def _created(self, model_id: str) -> int | None:
         """`EngineModel.created` of the registered model; None if there is none."""
@@ -287,7 +296,7 @@ class ProcessServing:
 
     def _record_failure(self, model: EngineModel, reason: str, detail: str) -> None:
         self._crashes[model.id] = Crashes(model.created, self._crashes_of(model).starts + 1, time.monotonic())
-        self._failures[model.id] = Failure(model.created, reason, detail)
+        self._failures[model.id] = Failure(model.created, reason, detail, time.time())
 
     def _crashes_of(self, model: EngineModel) -> Crashes:
         found = self._crashes.get(model.id)
@@ -436,42 +445,16 @@ class ProcessServing:
                 if await self._created(each) == engine.adapters[each]:
                     error = "The engine serves another project's adapter of this name: give it another name."
                     break
-                if error := await self._unload_adapter(engine, each):  # it belongs to a deleted model or to another id
+                if error := await engine.unload_adapter(
+                    self._client, each
+                ):  # it belongs to a deleted model or to another id
                     break
             else:
-                error = await self._replace_adapter(engine, model)
+                error = await engine.replace_adapter(self._client, model)
             if error:
                 self._failures[model.id] = Failure(model.created, redact_paths(error), error)
             else:
                 engine.adapters[model.id] = model.created
-
-    async def _replace_adapter(self, engine: Engine, model: EngineModel) -> str:
-        """Load a LoRA adapter in place of any that the engine has under its name; returns an error or ""."""
-        body = {"lora_name": model.name, "lora_path": model.folder}
-        status, error = await self._call_lora_api(engine, "load", body)
-        if status != 200 and "already been loaded" in error:
-            await self._call_lora_api(engine, "unload", {"lora_name": model.name})
-            status, error = await self._call_lora_api(engine, "load", body)
-        return "" if status == 200 else f"The engine refused the adapter: {error[:500]}"
-
-    async def _unload_adapter(self, engine: Engine, model_id: str) -> str:
-        """Unload a LoRA adapter; returns an error, or "" when the engine has none of that name."""
-        if model_id in engine.adapters and engine.phase is Phase.READY:
-            status, error = await self._call_lora_api(engine, "unload", {"lora_name": served_name(model_id)})
-            if status not in (200, 404):
-                return f"The engine keeps the adapter that had this name before: {error[:500]}"
-        engine.adapters.pop(model_id, None)
-        return ""
-
-    async def _call_lora_api(self, engine: Engine, verb: str, body: dict[str, str]) -> tuple[int, str]:
-        """Call vLLM's route to load or unload a LoRA adapter; returns status and body, status 0 without a response."""
-        headers = [(b"content-type", b"application/json")]
-        path, raw = f"/v1/{verb}_lora_adapter", json.dumps(body).encode()
-        try:
-            response = await self._client.request(engine.endpoint, "POST", path, headers=headers, body=raw)
-            return response.status, (await response.read()).decode(errors="replace")
-        except (ConnectionFailed, ResponseFailed):
-            return 0, "it does not answer"
 
     def _without_engine(self, name: str, model: EngineModel) -> Status:
         # For a LoRA adapter the failure of its base counts, whichever model of that id failed.

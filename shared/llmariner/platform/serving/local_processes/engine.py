@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import re
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
-from llmariner.platform.serving import EngineModel, Phase, Status
+from llmariner.platform.serving import EngineModel, Phase, Status, served_name
 from llmariner.platform.serving.engine_metrics import TIMEOUT_SECONDS, EngineMetrics
 from llmariner.platform.serving.local_processes.command_line import CAPACITY, engine_arguments
 from llmariner.platform.serving.local_processes.launcher_client import LauncherClient
@@ -44,7 +45,7 @@ class EngineFailed(Exception):
 
 @dataclass
 class Engine:
-    """The state of one engine. `pid` and `endpoint` are set by `start`; times are monotonic."""
+    """The state of one engine. `pid` and `endpoint` are set by `start`; other times are monotonic."""
 
     model: EngineModel
     log: Path
@@ -53,6 +54,8 @@ class Engine:
     detail: str = ""
     pid: int | None = None
     endpoint: str = ""
+    created_at: float = field(default_factory=time.time)
+    """In Unix seconds."""
     started_at: float = 0.0
     ready_at: float = 0.0
     last_busy_at: float = 0.0
@@ -128,6 +131,34 @@ class Engine:
         if metrics.busy or metrics != self.metrics:
             self.last_busy_at = now
         self.metrics, self.metrics_read_at = metrics, now
+
+    async def replace_adapter(self, client: Client, model: EngineModel) -> str:
+        """Load a LoRA adapter in place of any that it has under its name; returns an error or ""."""
+        body = {"lora_name": model.name, "lora_path": model.folder}
+        status, error = await self._call_lora_api(client, "load", body)
+        if status != 200 and "already been loaded" in error:
+            await self._call_lora_api(client, "unload", {"lora_name": model.name})
+            status, error = await self._call_lora_api(client, "load", body)
+        return "" if status == 200 else f"The engine refused the adapter: {error[:500]}"
+
+    async def unload_adapter(self, client: Client, model_id: str) -> str:
+        """Unload a LoRA adapter; returns an error, or "" when it has none of that name."""
+        if model_id in self.adapters and self.phase is Phase.READY:
+            status, error = await self._call_lora_api(client, "unload", {"lora_name": served_name(model_id)})
+            if status not in (200, 404):
+                return f"The engine keeps the adapter that had this name before: {error[:500]}"
+        self.adapters.pop(model_id, None)
+        return ""
+
+    async def _call_lora_api(self, client: Client, verb: str, body: dict[str, str]) -> tuple[int, str]:
+        """Call vLLM's route to load or unload a LoRA adapter; returns status and body, status 0 without a response."""
+        headers = [(b"content-type", b"application/json")]
+        path, raw = f"/v1/{verb}_lora_adapter", json.dumps(body).encode()
+        try:
+            response = await client.request(self.endpoint, "POST", path, headers=headers, body=raw)
+            return response.status, (await response.read()).decode(errors="replace")
+        except (ConnectionFailed, ResponseFailed):
+            return 0, "it does not answer"
 
     def last_lines(self, count: int = 12) -> str:
         """The last lines of its log, preceded by the last errors."""

@@ -13,6 +13,8 @@ class Failure(NamedTuple):
     created: int
     message: str
     detail: str = ""
+    ended_at: float = 0.0
+    """When an engine of it ended, in Unix seconds; 0: none was started."""
 
 
 class Crashes(NamedTuple):
