@@ -64,6 +64,9 @@ class StandaloneSettings:
     port: int = 8080
     """`LLMARINER_PORT`."""
 
+    gpu_exporter: str = ""
+    """`LLMARINER_GPU_EXPORTER_URL`: the page of an exporter that measures this machine's GPUs."""
+
     @property
     def base_url(self) -> str:
         """The platform's URL for programs on this machine."""
@@ -82,6 +85,7 @@ class StandaloneSettings:
             cache=Path(env.get("LLMARINER_CACHE") or cache_home / "llmariner").expanduser().absolute(),
             host=(env.get("LLMARINER_HOST") or "127.0.0.1").strip("[]"),
             port=port,
+            gpu_exporter=read_http_url(env, "LLMARINER_GPU_EXPORTER_URL"),
         )
 
 

@@ -63,7 +63,8 @@ def make_jobs(
     def read_file(project_id: str, file_id: str) -> Iterator[bytes]:
         return context.files.read(context.files.get(project_id, file_id))
 
-    jobs = ProcessJobs(process_settings, read_file, EngineMemory(serving, asyncio.get_running_loop(), amounts["cpu"]))
+    memory = EngineMemory(serving, asyncio.get_running_loop(), amounts["cpu"])
+    jobs = ProcessJobs(process_settings, read_file, memory, serving.times)
 
     def reconcile(job_id: str) -> None:
         if job_id.startswith(_FINE_TUNING):

@@ -112,7 +112,11 @@ def make_notebooks(context: Context, serving: ProcessServing, *, home: Path, cac
         else (lambda: context.jobs.problem)
     )
     notebooks = ProcessNotebooks(
-        process_settings, NotebookShare(serving, asyncio.get_running_loop()), environment.install, problem
+        process_settings,
+        NotebookShare(serving, asyncio.get_running_loop()),
+        environment.install,
+        problem,
+        serving.times,
     )
     notebooks.subscribe(context.notebooks.reconciler.reconcile)
     return notebooks

@@ -50,6 +50,8 @@ from llmariner.settings import (
     StandaloneSettings,
 )
 from llmariner.showback.allocations import Allocations
+from llmariner.showback.gpu_exporter import GpuExporter
+from llmariner.showback.machine_use import add_core_seconds
 from llmariner.showback.recorder import AllocationRecorder
 from llmariner.standalone.capacity import MachineCapacity
 from llmariner.standalone.dispatcher import Dispatcher, delivery_timeouts, subscriptions
@@ -160,6 +162,7 @@ class StandalonePlatform:
         self._job_settings = JobSettings.load(env)
         self.jobs: ProcessJobs | None = None
         self._url = settings.base_url
+        self._gpu_exporter = settings.gpu_exporter
         self._notebooks: ProcessNotebooks | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._dispatcher: Dispatcher | None = None
@@ -205,7 +208,7 @@ class StandalonePlatform:
         """Start launcher, functions, dispatcher and timer; returns the application. Wakes models that are active."""
         kill_orphans(self.folder.logs)
         remove_stale_folders(self.folder.engines)
-        self._allocations = AllocationRecorder(Allocations(self.context.database))
+        self._allocations = self._make_recorder()
         self.serving = self._process_serving(self._allocations)
         self.context.serving = placed_serving(self.context, self.serving)
         self.context.weights = self._weights
@@ -265,6 +268,16 @@ class StandalonePlatform:
             traits = folder_traits(folder, read_json(folder / "config.json"))
             task = Task(packaged.task)
             registry.mark_loaded(packaged.id, folder=str(folder), size_bytes=size, task=task, traits=traits)
+
+    def _make_recorder(self) -> AllocationRecorder:
+        database = self.context.database
+        exporter = GpuExporter(self._gpu_exporter, database) if self._gpu_exporter else None
+        return AllocationRecorder(
+            Allocations(database),
+            take_times=lambda: {} if self.serving is None else self.serving.times.take(),
+            add_times=partial(add_core_seconds, database),
+            look=exporter.look if exporter is not None else lambda: None,
+        )
 
     def _process_serving(self, allocations: AllocationRecorder) -> ProcessServing:
         settings = self._serving_settings

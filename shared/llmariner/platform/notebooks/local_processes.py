@@ -25,10 +25,12 @@ from llmariner.platform.jobs import Job, Network, Phase
 from llmariner.platform.jobs.local_processes.control_group import remove_control_group
 from llmariner.platform.jobs.local_processes.disk_usage import NotMeasurable, delete_tree, used_bytes
 from llmariner.platform.jobs.local_processes.job_folder import LIMITS, TEMPORARY, JobFolder, write_file
+from llmariner.platform.jobs.local_processes.job_run import wait_for
 from llmariner.platform.jobs.local_processes.supervisor import Limits, start_supervisor
 from llmariner.platform.notebooks import ENDED_BY_ITSELF, NotebookServer, ServerPhase, ServerStatus
 from llmariner.platform.notebooks.jupyter import SOCKET, jupyter_command, jupyter_environment
 from llmariner.platform.notebooks.socket_connection import connect_below
+from llmariner.platform.process_times import ProcessTimes
 from llmariner.platform.processors import usable_cores
 
 __all__ = ["NotebookMemory", "ProcessNotebookSettings", "ProcessNotebooks"]
@@ -96,11 +98,13 @@ class ProcessNotebooks:
         memory: NotebookMemory,
         install: Callable[[], None],
         problem: Callable[[], str] = str,
+        times: ProcessTimes | None = None,
     ) -> None:
         self._settings = settings
         self._memory = memory
         self._install = install
         self._problem = problem
+        self._times = times or ProcessTimes()
         self._changed = threading.Condition(threading.RLock())
         self._runs: dict[str, _Run] = {}
         self._removed: set[str] = set()
@@ -262,7 +266,7 @@ class ProcessNotebooks:
                 process = start_supervisor(folder, control)
         self._note(server.notebook_id, run, ServerPhase.INITIALIZING, "JupyterLab starts.")
         self._await_ready(server.notebook_id, run, process)
-        process.wait()
+        wait_for(process, server.notebook_id, self._times)
         remove_control_group(folder)
         with self._changed:
             _tell(run, b"")

@@ -25,6 +25,7 @@ from llmariner.platform.jobs.local_processes.result_folder import list_results, 
 from llmariner.platform.jobs.local_processes.sandbox_trial import TRIAL, try_control_group, try_sandbox
 from llmariner.platform.jobs.local_processes.settings import MemoryBudget, ProcessJobSettings
 from llmariner.platform.jobs.program_errors import MAX_EXECUTIONS, not_running, too_many_programs
+from llmariner.platform.process_times import ProcessTimes
 
 __all__ = ["ProcessJobs"]
 
@@ -43,18 +44,22 @@ _INTERRUPTED = f"The platform stopped while it ran.{CREATE_AGAIN}"
 
 
 class ProcessJobs:
-    """See the module. `read_file` gives the bytes of a project's file: (project id, file id)."""
+    """See the module. `read_file` gives the bytes of a project's file: (project id, file id).
+
+    `times` gets the processor time of jobs.
+    """
 
     def __init__(
         self,
         settings: ProcessJobSettings,
         read_file: Callable[[str, str], Iterator[bytes]],
         memory: MemoryBudget,
+        times: ProcessTimes | None = None,
     ) -> None:
         self._settings = settings
         self._memory = memory
         self._changed = threading.Condition(threading.RLock())
-        self._runner = JobRunner(settings, read_file, self._changed, is_closed=lambda: self._closed)
+        self._runner = JobRunner(settings, read_file, self._changed, is_closed=lambda: self._closed, times=times)
         self._queue = JobQueue()
         self.waiting_by_project = self._queue.by_project
         self._running: dict[str, JobRun] = {}

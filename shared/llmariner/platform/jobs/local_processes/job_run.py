@@ -17,8 +17,9 @@ from llmariner.platform.jobs.local_processes.disk_usage import delete_tree
 from llmariner.platform.jobs.local_processes.job_folder import CREATE_AGAIN, DATA, LIMITS, JobFolder, write_file
 from llmariner.platform.jobs.local_processes.settings import ProcessJobSettings
 from llmariner.platform.jobs.local_processes.supervisor import Limits, start_supervisor
+from llmariner.platform.process_times import ProcessTimes, process_seconds
 
-__all__ = ["Canceled", "JobRun", "JobRunner", "Paused", "Stopped"]
+__all__ = ["Canceled", "JobRun", "JobRunner", "Paused", "Stopped", "wait_for"]
 
 _FIRST_USER_ID = 60_600
 """User ids of jobs where the platform runs as root, one per place. Distributions leave 60578 to 61183 unused."""
@@ -64,11 +65,13 @@ class JobRunner:
         lock: threading.Condition,
         *,
         is_closed: Callable[[], bool],
+        times: ProcessTimes | None = None,
     ) -> None:
         self._settings = settings
         self._read_file = read_file
         self._lock = lock
         self._is_closed = is_closed
+        self._times = times or ProcessTimes()
 
     def prepare(self, folder: JobFolder, run: JobRun) -> None:
         """Make the job's work folder with its scripts and data files. Raises Canceled, Paused, Stopped."""
@@ -98,7 +101,7 @@ class JobRunner:
             with control:
                 run.process = start_supervisor(folder, control)
         on_start()
-        run.process.wait()
+        wait_for(run.process, folder.path.name, self._times)
         remove_control_group(folder)
         with self._lock:
             run.tell(b"")
@@ -127,6 +130,15 @@ class JobRunner:
             user_id=_FIRST_USER_ID + run.place,
         )
         return json.dumps(asdict(limits))
+
+
+def wait_for(process: subprocess.Popen[bytes], workload_id: str, times: ProcessTimes) -> None:
+    """Wait for the end of a workload's first process, and note the processor time of all that ran below it."""
+    times.begin(workload_id, process.pid)
+    with contextlib.suppress(ChildProcessError):  # it was waited for already
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    times.end(workload_id, process_seconds(process.pid))
+    process.wait()
 
 
 class Canceled(Exception):

@@ -19,6 +19,7 @@ from pathlib import Path
 from llmariner.errors import ModelNotFound
 from llmariner.http_client import Client
 from llmariner.platform.capacity import Amounts, Claim, Excess, Kind, QuotaRule
+from llmariner.platform.process_times import ProcessTimes
 from llmariner.platform.serving import EngineModel, Phase, Status, served_name
 from llmariner.platform.serving.engine_metrics import TIMEOUT_SECONDS, read_metrics
 from llmariner.platform.serving.local_processes import memory
@@ -76,6 +77,8 @@ class ProcessServing:
         self._reserved: dict[str, Claim] = {}
         self._engine_millicores = 1000 * int(settings.environment.get("OMP_NUM_THREADS") or 1)
         self._warming: asyncio.Task[None] | None = None
+        self.times = ProcessTimes()
+        """The processor time of engines by model, and of whatever else reserves memory here."""
 
     @property
     def launcher(self) -> LauncherClient:
@@ -251,7 +254,9 @@ class ProcessServing:
             await self._reserve_memory(engine)
             self._on_allocation(name, replace(self._claim(engine), waits=False))
             socket = self._sockets.new()
-            seconds = await engine.start(self._launcher, self._client, socket, lambda: self._on_change(engine))
+            seconds = await engine.start(
+                self._launcher, self._client, socket, lambda: self._on_change(engine), self.times
+            )
             self._failures.pop(name, None)
             await self._record_wake_safely(name, seconds)
             await self._monitor(engine)
@@ -465,9 +470,10 @@ class ProcessServing:
             return Status(estimate_seconds=model.typical_wake_seconds)
         return Status(Phase.FAILED, message=failure.message, detail=failure.detail)
 
-    def _on_exit(self, pid: int, _status: int) -> None:
+    def _on_exit(self, pid: int, cpu_seconds: float) -> None:
         for engine in self._engines.values():
             if engine.pid == pid and engine.exited is not None:
+                self.times.end(engine.model.id, cpu_seconds)
                 engine.exited.set()
 
     def _on_change(self, engine: Engine) -> None:

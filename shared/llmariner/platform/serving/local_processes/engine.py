@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
+from llmariner.platform.process_times import ProcessTimes
 from llmariner.platform.serving import EngineModel, Phase, Status, served_name
 from llmariner.platform.serving.engine_metrics import TIMEOUT_SECONDS, EngineMetrics
 from llmariner.platform.serving.local_processes.command_line import CAPACITY, engine_arguments
@@ -74,7 +75,7 @@ class Engine:
     """It does not respond, so a graceful stop is pointless."""
 
     async def start(
-        self, launcher: LauncherClient, client: Client, socket: Path, on_change: Callable[[], None]
+        self, launcher: LauncherClient, client: Client, socket: Path, on_change: Callable[[], None], times: ProcessTimes
     ) -> float:
         """Start the process and wait until it is healthy on `socket`; returns the seconds that took.
 
@@ -87,6 +88,7 @@ class Engine:
         self.endpoint = f"unix:{socket}"
         arguments = engine_arguments(self.model, socket)
         self.pid = await launcher.start_engine(self.model.id, arguments, self.log, temporary=socket.parent)
+        times.begin(self.model.id, self.pid)
         await self._wait_until_ready(client, on_change)
         self.ready_at = self.last_busy_at = time.monotonic()
         self._set_phase(Phase.READY, on_change)

@@ -29,8 +29,8 @@ class LauncherExited(Exception):
 class LauncherClient:
     """One launcher process, started on demand and again after it exited.
 
-    `on_exit` gets the pid and status of each engine that exits. `start_timeout` and `fork_timeout` in seconds: a launcher
-    that does not respond within them, at its start or at a command, is killed.
+    `on_exit` gets the pid of each engine that exits, and the seconds of processor time that it used. `start_timeout` and
+    `fork_timeout` in seconds: a launcher that does not respond within them, at its start or at a command, is killed.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class LauncherClient:
         python: Path,
         environment: dict[str, str],
         logs: Path,
-        on_exit: Callable[[int, int], None],
+        on_exit: Callable[[int, float], None],
         *,
         warm: bool = True,
         start_timeout: float = _START_TIMEOUT_SECONDS,
@@ -179,7 +179,7 @@ class LauncherClient:
         self._pids.clear()
         for pid in list(self._engines):
             self._engines.discard(pid)
-            self._on_exit(pid, -signal.SIGKILL)
+            self._on_exit(pid, 0.0)
 
     def _handle_event(self, event: dict[str, Any]) -> None:
         if event["event"] == "ready":
@@ -192,7 +192,7 @@ class LauncherClient:
                 waiter.set_result(event["pid"])
         elif event["event"] == "exited":
             self._engines.discard(event["pid"])
-            self._on_exit(event["pid"], event["status"])
+            self._on_exit(event["pid"], event["cpu_seconds"])
 
 
 def kill_orphans(logs: Path) -> int:
