@@ -436,7 +436,7 @@ class ProcessServing:
         if crashes > 1:
             pause = min(_MAX_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (crashes - 2))
             left = max(0.0, last + pause - time.monotonic())
-            _, message, engine.detail = self._failures[engine.model.id]
+            _, message, engine.detail, _ = self._failures[engine.model.id]
             engine.message = f"{crashes} starts failed; the next is in {left:.0f} s. {message}"
             await asyncio.sleep(left)
             engine.message = engine.detail = ""
