@@ -77,10 +77,10 @@ def test_a_watch_tells_of_what_is_selected_and_ends_in_time(machine: Machine) ->
     async def steps(replica: Replica) -> None:
         one = f"{watched}&fieldSelector=metadata.name={job_id}"
         status, body = await ask(replica, key, one)
-        told = [json.loads(line) for line in body.splitlines()]
-        assert (status, {each["object"]["metadata"]["name"] for each in told}) == (200, {job_id})
-        assert told[0]["type"] == "ADDED"
-        version = 1000 * (int(told[-1]["object"]["metadata"]["resourceVersion"]) // 1000 + 1000)
+        sent = [json.loads(line) for line in body.splitlines()]
+        assert (status, {each["object"]["metadata"]["name"] for each in sent}) == (200, {job_id})
+        assert sent[0]["type"] == "ADDED"
+        version = 1000 * (int(sent[-1]["object"]["metadata"]["resourceVersion"]) // 1000 + 1000)
         assert await ask(replica, key, f"{one}&resourceVersion={version}") == (200, b""), "nothing has changed since"
         assert await ask(replica, narrow, watched) == (200, b""), "nothing of what its key may not read"
         for wrong in ("timeoutSeconds=x", "resourceVersion=-1", "resourceVersion=" + "9" * 5000, "labelSelector=%3E"):

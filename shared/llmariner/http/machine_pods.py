@@ -219,7 +219,7 @@ def _selection(request: KubernetesRequest) -> Callable[[MachinePod], bool]:
 
 
 def _said(kind: str, name: str, shown: set[str], *, selected: bool) -> str:
-    """What a watcher that selects pods is told of a change; empty: nothing. `shown`: the pods that it knows as selected."""
+    """What a watcher that selects pods is sent of a change; empty: nothing. `shown`: the pods that it knows as selected."""
     if kind == "DELETED" or not selected:
         known = name in shown or (kind == "DELETED" and selected)
         shown.discard(name)

@@ -71,7 +71,7 @@ class PodWatches:
     ) -> AsyncGenerator[PodChange, None]:
         """Changes from now on, for so many seconds, or until `allowed` raises.
 
-        At first all pods are told of as added; with `since`, Unix seconds, those that changed from then on, and of
+        At first all pods are reported as added; with `since`, Unix seconds, those that changed from then on, and of
         the others as not changed.
         """
         look = self._join(project_id)
@@ -122,7 +122,7 @@ class PodWatches:
         except PlatformError as error:
             look.error = error
         finally:
-            # Whoever comes now begins another one.
+            # The next watcher begins another one.
             if self._looks.get(project_id) is look:
                 del self._looks[project_id]
             look.error = look.error or PlatformError("The pods are not looked at any more.")
@@ -132,7 +132,7 @@ class PodWatches:
 def _first(pods: Pods, since: float | None) -> list[PodChange]:
     if since is None:
         return [PodChange("ADDED", pod) for pod in pods.values()]
-    # A caller may be told again of what it knows, but misses nothing.
+    # A caller may be sent again what it knows, but misses nothing.
     kinds = {
         pod: "ADDED" if pod.created_at >= since else "MODIFIED" for pod in pods.values() if pod.changed_at >= since
     }
