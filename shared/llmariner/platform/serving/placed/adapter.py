@@ -11,21 +11,20 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from typing import Protocol
 
 from llmariner.errors import ModelNotFound, PlatformError
 from llmariner.gateway.single_flight import SingleFlight
 from llmariner.platform.kube.errors import ClusterError
 from llmariner.platform.serving import EngineModel, Phase, Serving, Status
 from llmariner.platform.serving.kserve.model_lookup import EngineKey, ModelLookup, ServedEngine
-from llmariner.platform.serving.placed.cluster_access import ClusterAccess
+from llmariner.platform.serving.placed.cluster_access import ClusterAccess, WorkerServing
 from llmariner.platform.serving.placed.moves import Moves
 from llmariner.platform.serving.placed.placements import HOME, HOME_NAME, Placement, Placements
 from llmariner.platform.serving.placed.queue_times import QueueTimes
 from llmariner.platform.serving.placed.retries import Retries, Retry
 from llmariner.platform.serving.placed.view import EngineView, Located
 
-__all__ = ["PlacedServing", "WorkerServing"]
+__all__ = ["PlacedServing"]
 
 _log = logging.getLogger(__name__)
 _VIEW_SECONDS = 0.3
@@ -33,13 +32,6 @@ _REASON_SECONDS = 10.0
 _MAX_REMEMBERED = 2000
 AWAY_SECONDS = 10.0
 """How long a cluster may be away before its models are woken elsewhere: agents connect again within seconds."""
-
-
-class WorkerServing(Serving, Protocol):
-    """The serving port of one worker cluster: `kserve.adapter.KServeServing`."""
-
-    async def evict(self, model_id: str) -> None:
-        """Leave nothing of the model's engine on the cluster, since another one serves it. Idempotent."""
 
 
 class PlacedServing:

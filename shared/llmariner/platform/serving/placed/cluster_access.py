@@ -6,16 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 from llmariner.errors import PlatformError, Unavailable
 from llmariner.platform.kube.errors import ClusterError
-from llmariner.platform.serving import Phase, Status
+from llmariner.platform.serving import Phase, Serving, Status
 
-if TYPE_CHECKING:
-    from llmariner.platform.serving.placed.adapter import WorkerServing
-
-__all__ = ["ClusterAccess"]
+__all__ = ["ClusterAccess", "WorkerServing"]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -25,6 +22,13 @@ _RETRY_SECONDS = 1.0
 # How long the statuses of all clusters wait for one that is slow. Its answer counts as soon as it is there.
 _LIST_SECONDS = 1.0
 _FAILURES = (PlatformError, ClusterError, TimeoutError)
+
+
+class WorkerServing(Serving, Protocol):
+    """The serving port of one worker cluster: `kserve.adapter.KServeServing`."""
+
+    async def evict(self, model_id: str) -> None:
+        """Leave nothing of the model's engine on the cluster, since another one serves it. Idempotent."""
 
 
 class ClusterAccess:
