@@ -10,7 +10,6 @@ from llmariner.job_placement.places import Choice, JobPlaces
 from llmariner.job_placement.worker_clusters import Needs
 from llmariner.job_settings import JobSettings, no_job_runner
 from llmariner.platform.database import WriteSession
-from llmariner.platform.jobs import Jobs
 from llmariner.tenancy.principal import KeyOwner
 
 __all__ = ["WORKER_ENVIRONMENT", "choose_place"]
@@ -22,8 +21,9 @@ def choose_place(places: JobPlaces, settings: JobSettings, owner: KeyOwner, new:
     """Where a new job runs. Raises as `JobPlaces.for_new_job`, and InvalidRequest for what no place can run."""
     environments: list[str] = []
 
-    def check_home(jobs: Jobs) -> None:
+    def check_home() -> None:
         new.check(settings)
+        jobs = places.home()
         if said := jobs.problem:
             raise no_job_runner(f"This machine cannot run jobs: {said}")
         environments.append(jobs.environment)

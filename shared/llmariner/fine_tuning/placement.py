@@ -9,7 +9,6 @@ from llmariner.job_placement.places import Choice, JobPlaces
 from llmariner.job_placement.worker_clusters import Needs
 from llmariner.job_settings import JobSettings, no_job_runner
 from llmariner.models.model import Model
-from llmariner.platform.jobs import Jobs
 from llmariner.tenancy.principal import KeyOwner
 
 __all__ = ["NEEDS", "choose_place", "not_trainable"]
@@ -24,10 +23,10 @@ def choose_place(
     """Where a new job runs. Raises as `JobPlaces.for_new_job`, and InvalidRequest for a model that is too large."""
     size = TrainingSize.of(model, new.training_type, new.worker_count)
 
-    def check_home(jobs: Jobs) -> None:
+    def check_home() -> None:
         if problem := problem_at_home(settings, size):
             raise not_trainable(model, problem)
-        if said := jobs.problem:
+        if said := places.home().problem:
             raise no_job_runner(f"This machine cannot run jobs: {said}")
 
     def check_elsewhere() -> None:

@@ -39,7 +39,7 @@ class JobPlaces:
         cluster_id: str | None,
         needs: Needs,
         *,
-        check_home: Callable[[Jobs], None],
+        check_home: Callable[[], None],
         check_elsewhere: Callable[[], None],
     ) -> Choice:
         """Home where that can run a job, and else a worker cluster. `cluster_id`: the one that it asks for.
@@ -48,7 +48,7 @@ class JobPlaces:
         Raises those, NotFound for a cluster, Conflict where no cluster is there.
         """
         home = {"requested_cluster_id": cluster_id}
-        problem = self._problem_at_home(check_home)
+        problem = _problem(check_home)
         if self._workers is None:
             if problem is not None:
                 raise problem
@@ -106,12 +106,13 @@ class JobPlaces:
         places = self._workers.places(allowed, needs)
         return places if places.candidates else None
 
-    def _problem_at_home(self, check: Callable[[Jobs], None]) -> PlatformError | None:
-        try:
-            check(self._jobs())
-        except PlatformError as error:
-            return error
-        return None
+
+def _problem(check: Callable[[], None]) -> PlatformError | None:
+    try:
+        check()
+    except PlatformError as error:
+        return error
+    return None
 
 
 def _no_reference(image: str) -> Conflict:
