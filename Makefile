@@ -8,6 +8,8 @@ STAMP := $(VENV)/.made-from-$(shell cat locks/platform.lock pyproject.toml 2>/de
 ENGINE_TESTS := tests/serving tests/e2e
 # The cluster itself, scenarios, the suite of one machine through its Gateway; at last the platform is taken away.
 CLUSTER_TESTS ?= tests/cluster/test_lab.py tests/cluster/scenarios tests/e2e/platform/test_answers.py tests/e2e/clients tests/cluster/removal
+# Made when all tests on the cluster have run: the failed ones alone say nothing about any that were not.
+CLUSTER_TESTS_RAN := .pytest_cache/cluster-tests-ran
 # What needs an API server and nothing behind it.
 API_SERVER_TESTS := tests/kubernetes_api tests/manifests/test_admission.py
 ON_API_SERVER = LLMARINER_TEST_KUBECONFIG=$$($(BIN)/python -c "from tests.cluster.lab.places import Lab; print(Lab().kubeconfig)") \
@@ -68,13 +70,17 @@ e2e-api-server: $(STAMP)  ## start the test cluster's API server alone and run w
 	@$(ON_API_SERVER) -m pytest -q $(API_SERVER_TESTS)
 
 e2e-cluster: $(STAMP)  ## start the test cluster, install the platform on it, run every scenario and the suite of one machine there
+	@rm -f $(CLUSTER_TESTS_RAN)
 	@$(BIN)/python -m llmariner.standalone.setup
 	@$(BIN)/python -m tests.cluster.lab up
-	@failed=0; $(ON_API_SERVER) -m pytest -q $(API_SERVER_TESTS) || failed=1; \
-	  { $(BIN)/python -m tests.cluster.platform up && \
-	    LLMARINER_E2E_CLUSTER=1 $(BIN)/python -m pytest -q $(CLUSTER_TESTS); } || failed=1; exit $$failed
+	@api=0; cluster=0; $(ON_API_SERVER) -m pytest -q $(API_SERVER_TESTS) || api=$$?; \
+	  { $(BIN)/python -m tests.cluster.platform up || exit 2; \
+	    LLMARINER_E2E_CLUSTER=1 $(BIN)/python -m pytest -q $(CLUSTER_TESTS) || cluster=$$?; }; \
+	  if ((api <= 1 && cluster <= 1)); then mkdir -p .pytest_cache && touch $(CLUSTER_TESTS_RAN); fi; \
+	  exit $$((api + cluster))
 
-e2e-cluster-again: $(STAMP)  ## on the test cluster as it stands, the tests that failed last
+e2e-cluster-again: $(STAMP)  ## on the test cluster as it stands, the tests that failed last, if all of them were run
+	@test -e $(CLUSTER_TESTS_RAN) || { echo "The tests of the cluster did not run to their end: make e2e-cluster"; exit 1; }
 	@LLMARINER_E2E_CLUSTER=1 $(ON_API_SERVER) -m pytest -q --last-failed --last-failed-no-failures none \
 	  $(API_SERVER_TESTS) $(CLUSTER_TESTS)
 

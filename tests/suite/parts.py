@@ -55,7 +55,8 @@ _PROCESSES["compiled"] = _PROCESSES["waiting"]
 # Of 379 seconds, tests that measure short times computed 108: two and the compiled two leave each other the cores.
 _PROCESSES["quiet"] = ("--numprocesses", str(min(2, _CORES)), "--dist", "loadfile")
 _PROCESSES["compiled-quiet"] = _PROCESSES["quiet"]
-_NO_TESTS = 5
+# Pytest's status where tests failed and all ran: after any other one there are some that nobody has asked.
+_TESTS_FAILED = 1
 _MAX_AGAIN = 10
 
 
@@ -73,7 +74,7 @@ class Outcome:
 
     @property
     def succeeded(self) -> bool:
-        return self.code in (0, _NO_TESTS)
+        return self.code == 0
 
     def line(self) -> str:
         """The part's line of the summary."""
@@ -130,7 +131,7 @@ def run(lanes: Sequence[Sequence[str]], *, fast: bool) -> list[Outcome]:
             log = _log(folder, outcome.part)
             if log.exists():
                 print(f"\n{outcome.part}:\n{log.read_text()}", flush=True)
-            if 0 < len(outcome.failed) <= _MAX_AGAIN:
+            if outcome.code == _TESTS_FAILED and 0 < len(outcome.failed) <= _MAX_AGAIN:
                 _run_again(outcome, folder, fast)
     return list(chain(*outcomes))
 
@@ -143,17 +144,22 @@ def _run(part: str, folder: Path, log: Path | None, fast: bool) -> Outcome:
     began, report = time.monotonic(), folder / f"{part}.xml"
     code = _call(command(part, fast=fast, report=report), part, log)
     outcome = Outcome(part, code, time.monotonic() - began)
-    if report.exists():
-        _read(report, outcome)
+    for name, word in _cases(report):
+        outcome.counts[word] += 1
+        if word == "failed":
+            outcome.failed.append(name)
     return outcome
 
 
 def _run_again(outcome: Outcome, folder: Path, fast: bool) -> None:
     began = time.monotonic()
     last_failed = ["--last-failed", "--last-failed-no-failures", "none"]
-    command_line = pytest(outcome.part, fast=fast, report=folder / "again.xml")
-    outcome.code = _call([*command_line, *last_failed], outcome.part, None)
-    outcome.again = len(outcome.failed) if outcome.code == 0 else 0
+    report = folder / f"{outcome.part}-again.xml"
+    code = _call([*pytest(outcome.part, fast=fast, report=report), *last_failed], outcome.part, None)
+    # What failed is read from a cache that may not have been written: others ran then, or none.
+    passed = {name for name, word in _cases(report) if word == "passed"}
+    if code == 0 and passed.issuperset(outcome.failed):
+        outcome.code, outcome.again = 0, len(outcome.failed)
     outcome.seconds += time.monotonic() - began
 
 
@@ -179,13 +185,17 @@ def compiled_token_path() -> str:
     return str(folder)
 
 
-def _read(report: Path, outcome: Outcome) -> None:
-    for case in ElementTree.parse(report).iter("testcase"):
-        kinds = {child.tag for child in case}
-        word = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
-        outcome.counts[word] += 1
-        if word == "failed":
-            outcome.failed.append(f"{case.get('classname')}::{case.get('name')}")
+def _cases(report: Path) -> list[tuple[str, str]]:
+    """The tests of a report, each with what became of it. None of a part that was killed, also while it wrote it."""
+    try:
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    except (FileNotFoundError, ElementTree.ParseError):
+        return []
+    return [(f"{case.get('classname')}::{case.get('name')}", _word({child.tag for child in case})) for case in cases]
+
+
+def _word(kinds: set[str]) -> str:
+    return "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
 
 
 def lanes_of(argument: str) -> list[list[str]]:

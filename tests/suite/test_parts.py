@@ -64,6 +64,41 @@ def test_a_test_that_passes_the_second_time_is_reported(small_suite: Path, capfd
     assert "test_flaky" in failed
 
 
+# What a test file does the first time: a test fails, and the next one, which never passes, is not asked.
+FIRST = "import pathlib, pytest, os, signal\n\nmark = pathlib.Path('ran')\nfirst = not mark.exists()\nmark.touch()\n"
+NOT_ASKED = {
+    "exits": "def test_flaky(): assert not first\n\ndef test_exits(): pytest.exit('enough') if first else None\n\n",
+    "is killed": "def test_flaky(): assert not first\n\ndef test_dies(): os.kill(os.getpid(), signal.SIGKILL)\n\n",
+    "is not read": "assert not first\n\n",
+}
+
+
+@pytest.mark.parametrize("how", NOT_ASKED)
+def test_what_fails_runs_again_only_where_all_others_ran(
+    small_suite: Path, capfd: pytest.CaptureFixture[str], how: str
+) -> None:
+    (small_suite / "tests/second/test_cut.py").write_text(FIRST + NOT_ASKED[how])
+    (small_suite / "tests/second/test_rest.py").write_text("def test_never_passes(): assert False\n")
+    assert parts.main(["waiting"]) == 1
+    assert capfd.readouterr().out.rpartition("\nSummary\n")[2].split()[:2] == ["waiting", "FAILED"]
+
+
+def test_a_failure_that_no_cache_has_kept_stays_one(small_suite: Path) -> None:
+    (small_suite / ".pytest_cache").write_text("a file where the folder should be")
+    assert parts.main(["spread"]) == 1
+
+
+def test_a_part_without_tests_has_not_succeeded(small_suite: Path) -> None:
+    (small_suite / "tests/first/test_first.py").write_text("")
+    assert parts.main(["spread"]) == 1
+
+
+def test_a_report_that_was_cut_off_hides_no_other_part(small_suite: Path) -> None:
+    report = small_suite / "report.xml"
+    report.write_text("<testsuites><testsuite><testcase classname='a' na")
+    assert parts._cases(report) == []
+
+
 def test_parts_run_at_the_same_time_and_each_repeats_its_own_failures(
     small_suite: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
