@@ -16,6 +16,7 @@ from .conftest import echo, serving, statuses
 
 GOOD = b"GET /good HTTP/1.1\r\nhost: x\r\n\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n"
+OFFER = b"connection: upgrade\r\nupgrade: websocket\r\n"
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ CORPUS = [
         (200, 200),
         body="abc",
     ),
-    Case("websocket offered", get(b"connection: Upgrade\r\nupgrade: websocket\r\n") + GOOD, (200, 200), path="/"),
+    Case("websocket offered", get(OFFER) + GOOD, (200, 200), path="/"),
     Case(
         "two offers one after another",
         2 * post(b"connection: upgrade\r\nupgrade: h2c\r\ncontent-length: 1\r\n", b"a") + GOOD,
@@ -142,6 +143,8 @@ CORPUS = [
         post(b"connection: upgrade\r\nupgrade: h2c\r\ncontent-length: 1\r\n" + CHUNKED, b"0\r\n\r\n"),
         (400,),
     ),
+    Case("a wrong version behind an offer", get(OFFER) + get(version=b"HTTP/2.0"), (200, 505)),
+    Case("a wrong coding behind an offer", get(OFFER) + post(b"transfer-encoding: gzip\r\n", b"abc"), (200, 400)),
     # RFC 9110 7.6.1: Connection
     Case("close among others, in capitals", get(b"connection: foo ,, Close\r\n") + GOOD, (200,)),
     Case("close on a line of its own", get(b"connection: close\r\nconnection: x\r\n") + GOOD, (200,)),

@@ -388,16 +388,18 @@ class Connection(asyncio.Protocol):
             if not self._head_bytes:
                 self._head_started = self._server.now
             self._head_bytes += len(data)
+        rest: bytes | None = None
         try:
             self._parser.feed_data(data)
+            self._check_bytes()
         except httptools.HttpParserUpgrade as offer:
-            self._decline_upgrade(data[offer.args[0] :])
+            rest = data[offer.args[0] :]
         except httptools.HttpParserError as error:
             if not self._no_more_requests:  # bytes after the last request are discarded
                 rejected = rejection_of(error)
                 self.reject(rejected.status, rejected.message)
-        else:
-            self._check_bytes()
+        if rest is not None:  # not while the offer is handled: it would be the context of what is wrong with the rest
+            self._decline_upgrade(rest)
 
     def _check_bytes(self) -> None:
         limits, receiving = self._limits, self._receiving
