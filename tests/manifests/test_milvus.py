@@ -21,9 +21,9 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def speakers() -> set[str]:
-    """Those that use the index: consumers that load models have the extra for NumPy."""
+    """Those that use the index."""
     workloads = [each for kind in read_declarations(CHECKOUT) for each in kind]
-    return {each.name for each in workloads if "vectors" in each.extras and not each.name.startswith("model-load")}
+    return {each.name for each in workloads if "vectors" in each.extras}
 
 
 @pytest.fixture(scope="module")

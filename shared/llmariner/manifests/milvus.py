@@ -12,15 +12,13 @@ from llmariner.manifests.installation import Object
 __all__ = ["milvus", "milvus_policy"]
 
 _EXTRA = "vectors"
-_NUMPY_ALONE = frozenset({"model-load-continuation", "model-loader"})
-"""Have the extra for NumPy, which it brings, and never speak to Milvus."""
 _SECRET = "llmariner-milvus"
 _MOUNT_PATH = "/var/run/llmariner/milvus"
 
 
 def milvus(workloads: Iterable[Workload]) -> Object:
     """The kustomize component that mounts the Secret into each workload that uses the index, and into no other."""
-    users = _users(workloads)
+    users = users_of(_EXTRA, workloads)
     patch = [
         add_operation("volumes", {"name": "milvus", "secret": {"secretName": _SECRET, "defaultMode": 0o444}}),
         add_operation("containers/0/volumeMounts", {"name": "milvus", "mountPath": _MOUNT_PATH, "readOnly": True}),
@@ -36,8 +34,4 @@ def milvus(workloads: Iterable[Workload]) -> Object:
 
 def milvus_policy(workloads: Iterable[Workload]) -> Object:
     """The policy by which the workloads that use the index reach Milvus."""
-    return egress_policy("functions-to-milvus", _users(workloads), 19530)
-
-
-def _users(workloads: Iterable[Workload]) -> list[str]:
-    return [name for name in users_of(_EXTRA, workloads) if name not in _NUMPY_ALONE]
+    return egress_policy("functions-to-milvus", users_of(_EXTRA, workloads), 19530)
