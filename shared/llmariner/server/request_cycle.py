@@ -87,6 +87,11 @@ class RequestCycle:
         return task
 
     @property
+    def disconnected(self) -> bool:
+        """Whether the client has disconnected."""
+        return self._disconnected
+
+    @property
     def method(self) -> str:
         """The request's method."""
         method: str = self._scope["method"]

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from llmariner.errors import BodyTooLarge, EngineFailed, PlatformError, Unavailable, WaitingRoomFull
 from llmariner.gateway.admission.model_checks import check_model_access
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RequestHandler"]
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _MAX_ATTEMPTS: Final = 2
 # How long the health check of an engine that closed a connection may take.
@@ -104,8 +105,8 @@ class RequestHandler:
                 client_address, untrusted_proxy = gateway.client_ips.resolve_behind_proxy(self._scope, request_headers)
                 authenticate = partial(gateway.key_cache.authenticate, untrusted_proxy=untrusted_proxy)
                 wait = max_wait(gateway.settings, request_headers.get(b"prefer"), stream=False)
-                key = await when_reachable(
-                    partial(authenticate, request_headers, route.scope, client_address), self._reached_by(wait)
+                key = await self._when_reachable(
+                    partial(authenticate, request_headers, route.scope, client_address), wait
                 )
             if key.allowed_networks is not None:
                 gateway.client_ips.check_allowed(key.allowed_networks, self._scope, request_headers)
@@ -129,7 +130,7 @@ class RequestHandler:
             reservation = gateway.limiter.try_reserve(key, request.model, prompt, completion, choices)
             if reservation is None:
                 reserve = partial(gateway.limiter.reserve, key, request.model, prompt, completion, choices)
-                reservation = await when_reachable(reserve, self._reached_by(wait))
+                reservation = await self._when_reachable(reserve, wait)
             await self._handle(key, request, reservation, wait)
         except PlatformError as error:
             failure = error.with_traceback(None)  # a traceback would refer to this frame, and the frame to it
@@ -145,9 +146,15 @@ class RequestHandler:
         if failure is not None:
             await self._response.fail(failure)
 
-    def _reached_by(self, wait: float) -> float:
-        """Until when the request waits for the control plane: a stream waits for its model longer, with heartbeats."""
-        return self._response.started_at + min(wait, self._gateway.settings.wait_budget)
+    def _when_reachable(self, call: Callable[[], Awaitable[T]], wait: float) -> Awaitable[T]:
+        """What `call` returns, as soon as the control plane is reachable, or a stream's model would send heartbeats."""
+        deadline = self._response.started_at + min(wait, self._gateway.settings.wait_budget)
+        return when_reachable(call, deadline, self._is_unwanted)
+
+    def _is_unwanted(self) -> bool:
+        """Whether the client has disconnected, as far as the server tells that without being asked for a message."""
+        direct: DirectResponse | None = self._scope.get("extensions", {}).get("llmariner.response")
+        return direct is not None and direct.disconnected
 
     async def _handle(self, key: Key, request: ModelRequest, reservation: Reservation, wait: float) -> None:
         """Serve a request within its limits, record its usage, and settle its reservation."""
@@ -155,8 +162,7 @@ class RequestHandler:
             self._response.limit_lines = reservation.applicable.header_lines()
             state = self._gateway.ready_state(self._model)
             if state is None:
-                fetch = partial(self._gateway.state, self._model)
-                state = await when_reachable(fetch, self._reached_by(wait))
+                state = await self._when_reachable(partial(self._gateway.state, self._model), wait)
             check_model_access(state, key, self._route)
             if state.base_model is not None:
                 await self._gateway.limiter.reserve_for_base_model(

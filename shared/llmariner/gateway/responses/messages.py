@@ -49,6 +49,10 @@ class DirectResponse(Protocol):
         """The task that the request runs in."""
 
     @property
+    def disconnected(self) -> bool:
+        """Whether the client has disconnected."""
+
+    @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The header fields of the request."""
 
