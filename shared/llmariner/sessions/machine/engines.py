@@ -23,7 +23,8 @@ from llmariner.platform.serving import Phase, served_name
 __all__ = ["MachineEngine", "ProjectEngines", "pod_name", "without_folders"]
 
 _PART_BYTES = 64 * 1024
-_MAX_NAME = 40
+_MAX_NAME, _DIGEST = 39, 16
+"""Characters of a model's name, and of the hash of its id: two models' names that somebody chooses must not meet."""
 _FOLDERS = re.compile(rb"(?<![\w./-])(?:file://)?/(?:[^\s/'\"`,:;()\[\]{}<>|]+/)+")
 
 
@@ -70,7 +71,7 @@ class ProjectEngines:
 def pod_name(model_id: str) -> str:
     """The name of the pod of a model's engine."""
     word = re.sub(r"[^a-z0-9]+", "-", served_name(model_id).lower())[:_MAX_NAME].strip("-")
-    return f"engine-{word}-{hashlib.sha256(model_id.encode()).hexdigest()[:8]}"
+    return f"engine-{word}-{hashlib.sha256(model_id.encode()).hexdigest()[:_DIGEST]}"
 
 
 def _read_lines(log: Path, start: int) -> LogPart:
