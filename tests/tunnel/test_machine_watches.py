@@ -9,6 +9,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from llmariner.errors import RateLimited
+from llmariner.http.pod_watches import PodWatches
 from llmariner.models.tables import models as models_table
 from llmariner.platform.serving import Phase as EnginePhase
 from llmariner.sessions.machine.engines import MachineEngine, pod_name
@@ -96,6 +100,23 @@ EMPTY_MODEL = {
     for each in models_table.c
     if not each.nullable and each.server_default is None
 }
+
+
+def test_watches_that_come_at_once_are_limited_too() -> None:
+    watches = PodWatches(lambda _: {})
+    for _ in range(25):
+        watches.check_room("proj_1")  # its response has not begun
+    with pytest.raises(RateLimited):
+        watches.check_room("proj_1")
+    watches.check_room("proj_2")
+
+
+def test_nobody_can_name_a_model_so_that_its_pod_has_the_name_of_anothers() -> None:
+    # Found among 70,000 names: they begin alike, and so do their hashes.
+    names = {pod_name("a" * 40 + end) for end in ("30139@proj_victim", "34346@proj_attacker")}
+    assert len(names) == 2
+    assert max(map(len, names)) <= 63
+    assert {len(name.rpartition("-")[2]) for name in names} == {16}
 
 
 def test_engines_of_the_projects_own_models_are_pods_with_logs(machine: Machine, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from llmariner.errors import PlatformError, RateLimited
+from llmariner.errors import PlatformError
+from llmariner.http.follower_places import FollowerPlaces
 
 if TYPE_CHECKING:
     from llmariner.sessions.machine.pods import MachinePod
@@ -23,7 +24,6 @@ _MAX_SECONDS = 3500.0
 """Less than the time limit of the function."""
 MAX_PODS = 1000
 """How many pods of a project and kind are looked at, the newest."""
-_MAX_WATCHERS, _MAX_WATCHERS_OF_PROJECT = 100, 25
 
 Pods = Mapping[str, "MachinePod"]
 
@@ -52,19 +52,11 @@ class PodWatches:
     def __init__(self, pods: Callable[[str], Pods]) -> None:
         self._pods = pods
         self._looks: dict[str, _Look] = {}
+        self._places = FollowerPlaces("pods", "List the pods")
 
     def check_room(self, project_id: str) -> None:
-        """RateLimited where all places, or all of a project, are taken."""
-        of_project = self._looks[project_id].watchers if project_id in self._looks else 0
-        if (
-            of_project >= _MAX_WATCHERS_OF_PROJECT
-            or sum(each.watchers for each in self._looks.values()) >= _MAX_WATCHERS
-        ):
-            raise RateLimited(
-                f"{_MAX_WATCHERS} callers watch pods here already, or {_MAX_WATCHERS_OF_PROJECT} those of your project. "
-                "List the pods, or try later.",
-                headers={"retry-after": "30"},
-            )
+        """Hold a place for a caller who is about to watch. RateLimited where all, or all of a project, are taken."""
+        self._places.hold(project_id)
 
     async def watch(
         self, project_id: str, since: float | None, seconds: float, allowed: Callable[[], None]
@@ -100,10 +92,12 @@ class PodWatches:
         if (look := self._looks.get(project_id)) is None:
             look = self._looks[project_id] = _Look()
             look.task = asyncio.create_task(self._follow(project_id, look))
+        self._places.enter(project_id)
         look.watchers += 1
         return look
 
     def _leave(self, project_id: str, look: _Look) -> None:
+        self._places.leave(project_id)
         look.watchers -= 1
         if not look.watchers and look.task is not None:
             look.task.cancel()

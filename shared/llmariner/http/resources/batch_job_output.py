@@ -12,17 +12,12 @@ from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Protocol
 
-from llmariner.errors import PlatformError, RateLimited
+from llmariner.errors import PlatformError
+from llmariner.http.follower_places import FollowerPlaces
 from llmariner.platform.jobs import LogPart
 
 __all__ = ["JobOutputs", "OutputWatches", "read_on"]
 
-_MAX_FOLLOWERS = 100
-"""In one process; each holds a connection."""
-_MAX_FOLLOWERS_OF_PROJECT = 25
-"""Else one project could keep all others from following theirs."""
-_BEGIN_SECONDS = 10.0
-"""For how long a place is held for a follower whose response is to begin."""
 _LOOK_SECONDS = 0.5
 _MAX_FOLLOW_SECONDS = 3500.0
 """Less than the time limit of the function."""
@@ -57,23 +52,11 @@ class OutputWatches:
     def __init__(self, jobs: Callable[[], JobOutputs]) -> None:
         self._jobs = jobs
         self._watches: dict[tuple[str, str], _Watch] = {}
-        self._coming: list[tuple[str, float]] = []
-        """Projects whose callers have a place, and until when, if they do not begin to follow."""
+        self._places = FollowerPlaces("outputs of jobs", "Read it without 'follow'")
 
     def check_room(self, project_id: str) -> None:
         """Hold a place for a caller who is about to follow. RateLimited where all, or all of a project, are taken."""
-        now = time.monotonic()
-        self._coming = [each for each in self._coming if each[1] > now]
-        projects = [project for project, _ in self._coming]
-        for (project, _), watch in self._watches.items():
-            projects += [project] * watch.followers
-        if projects.count(project_id) >= _MAX_FOLLOWERS_OF_PROJECT or len(projects) >= _MAX_FOLLOWERS:
-            raise RateLimited(
-                f"{_MAX_FOLLOWERS} callers follow outputs of jobs here already, or {_MAX_FOLLOWERS_OF_PROJECT} those of "
-                "your project. Read it without 'follow', or try later.",
-                headers={"retry-after": "30"},
-            )
-        self._coming.append((project_id, now + _BEGIN_SECONDS))
+        self._places.hold(project_id)
 
     async def follow(
         self, project_id: str, job_id: str, start: int, allowed: Callable[[], None]
@@ -102,8 +85,7 @@ class OutputWatches:
             self._leave((project_id, job_id), watch)
 
     def _join(self, project_id: str, job_id: str, start: int) -> _Watch:
-        if (place := next((each for each in self._coming if each[0] == project_id), None)) is not None:
-            self._coming.remove(place)
+        self._places.enter(project_id)
         key = (project_id, job_id)
         if (watch := self._watches.get(key)) is None:
             watch = self._watches[key] = _Watch(start)
@@ -114,6 +96,7 @@ class OutputWatches:
         return watch
 
     def _leave(self, key: tuple[str, str], watch: _Watch) -> None:
+        self._places.leave(key[0])
         watch.followers -= 1
         if not watch.followers and watch.task is not None:
             watch.task.cancel()
