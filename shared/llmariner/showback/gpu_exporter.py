@@ -25,7 +25,8 @@ _MAX_MEMORY_MIB = 2**30
 _MAX_LINE = 4096
 _SECONDS = 5.0
 _LINE = re.compile(r"([A-Za-z_:][A-Za-z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?")
-_LABEL = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"')
+# Only where a word begins: at each letter of a long word the search for its end would begin again.
+_LABEL = re.compile(r'(?<![A-Za-z0-9_])([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"')
 # What tells devices apart, in the words of the three exporters.
 _DEVICE = ("UUID", "gpu", "GPU_I_ID", "gpu_id", "serial_number", "Serial")
 # Percent of use, and MiB of memory, by metric: see `exporters`.
@@ -38,6 +39,7 @@ _USE = {
 _USE_OF_INSTANCES = {"DCGM_FI_PROF_GR_ENGINE_ACTIVE": 100.0}
 _MEMORY = {"DCGM_FI_DEV_FB_USED": 1.0, "gpu_used_vram": 1.0, "amd_gpu_used_vram": 1.0}
 _MEMORY |= {"habanalabs_memory_used_bytes": 2**-20}
+_KNOWN = frozenset((*_USE, *_USE_OF_INSTANCES, *_MEMORY))
 
 
 class GpuReading(NamedTuple):
@@ -111,6 +113,8 @@ class GpuExporter:
 def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
     for line in text.splitlines():
         if len(line) > _MAX_LINE or line.startswith("#") or (found := _LINE.fullmatch(line.strip())) is None:
+            continue
+        if found[1] not in _KNOWN:
             continue
         try:
             value = float(found[3])

@@ -92,6 +92,13 @@ def test_a_page_that_measures_no_gpu_is_none(page: str) -> None:
     assert read_page(page) is None
 
 
+def test_a_page_of_long_words_is_read_in_seconds() -> None:
+    page = ("DCGM_FI_DEV_GPU_UTIL{" + "w" * 4000 + "} 5\n") * 200
+    began = time.process_time()
+    assert read_page(page) == (0.05, 0.0)
+    assert time.process_time() - began < 3, "it was 0.1 s a line"
+
+
 def test_the_use_of_an_hour_is_the_average_and_the_most_of_it(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
