@@ -19,7 +19,7 @@ from llmariner.platform.capacity import OrganizationLimits, QuotaLimit, total
 from llmariner.platform.capacity.kueue import KueueCapacity
 from llmariner.platform.jobs import Job, JobStatus, Phase
 from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
-from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings
+from llmariner.platform.jobs.kubernetes.settings import ClusterJobSettings
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.resources import CLUSTER_QUEUES, JOBS, NAMESPACES, PODS, WORKLOADS, Resource
 from llmariner.platform.serving.kserve.queues import ProjectQueues

@@ -23,7 +23,7 @@ from websockets.exceptions import InvalidStatus
 from llmariner.agent.tunnel import ApiServer, KubernetesRelay, TunnelConnections
 from llmariner.platform.jobs import Job, Phase
 from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
-from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings
+from llmariner.platform.jobs.kubernetes.settings import ClusterJobSettings
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import Forbidden
 from llmariner.platform.kube.resources import NODES, PODS, SECRETS

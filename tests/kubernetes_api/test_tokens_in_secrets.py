@@ -13,7 +13,8 @@ import pytest
 from llmariner.errors import ModelNotFound
 from llmariner.platform.jobs import DataFile, Job
 from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
-from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings, DataLink
+from llmariner.platform.jobs.kubernetes.objects import DataLink
+from llmariner.platform.jobs.kubernetes.settings import ClusterJobSettings
 from llmariner.platform.kube import Cluster, resources
 from llmariner.platform.kube.errors import AlreadyExists, Forbidden
 from llmariner.platform.kube.resources import INFERENCE_SERVICES, JOBS, SECRETS

@@ -14,7 +14,7 @@ from llmariner.job_settings import JobSettings
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import JobStatus, Phase
-from llmariner.platform.jobs.kubernetes.objects import TERMINATED
+from llmariner.platform.jobs.kubernetes.container_scripts import TERMINATED
 from llmariner.platform.jobs.kubernetes.settings import load_cluster_settings
 from llmariner.tenancy.principal import KeyOwner
 
@@ -27,6 +27,11 @@ PREEMPTED = "It was preempted, and begins again: preempted for a model."
 @pytest.fixture
 def desk(database: Database, owner: KeyOwner, tmp_path: Path) -> TrainingDesk:
     return TrainingDesk(database, owner, tmp_path)
+
+
+@pytest.fixture
+def cluster_desk(database: Database, owner: KeyOwner, tmp_path: Path) -> TrainingDesk:
+    return TrainingDesk(database, owner, tmp_path, adapter="kubernetes")
 
 
 def end_pods(desk: TrainingDesk, job_id: str) -> FineTuningJob:
@@ -88,22 +93,22 @@ def test_a_cause_decides_whether_a_job_begins_again(desk: TrainingDesk, code: st
     assert (job.status, job.error_code) == (status, code if status == "failed" else None)
 
 
-def test_weights_of_a_cluster_are_named_and_found_where_engines_have_them(desk: TrainingDesk) -> None:
-    add_model(desk, "pvc://models/large")
-    job_id = desk.start(model="large")
-    sent = desk.scripted.jobs[f"{job_id}-0"]
+def test_weights_of_a_cluster_are_named_and_found_where_engines_have_them(cluster_desk: TrainingDesk) -> None:
+    add_model(cluster_desk, "pvc://models/large")
+    job_id = cluster_desk.start(model="large")
+    sent = cluster_desk.scripted.jobs[f"{job_id}-0"]
     assert (sent.weights, sent.image, sent.readable_folders) == ("pvc://models/large", "", ())
-    assert desk.tuning.workers.plan(desk.worker(job_id, 0))["model_folder"] == "/mnt/models"
+    assert cluster_desk.tuning.workers.plan(cluster_desk.worker(job_id, 0))["model_folder"] == "/mnt/models"
 
 
-def test_the_check_tells_the_size_of_weights_that_nobody_knew(desk: TrainingDesk) -> None:
-    add_model(desk, "pvc://models/large")
+def test_the_check_tells_the_size_of_weights_that_nobody_knew(cluster_desk: TrainingDesk) -> None:
+    add_model(cluster_desk, "pvc://models/large")
     numbers = []
     for size in (270_000_000, 16_000_000_000):
-        job_id = desk.start(model="large")
+        job_id = cluster_desk.start(model="large")
         found = {"examples": 12, "tokens": 60, "longest": 5}
-        desk.report(job_id, 0, {"type": "checked", "training_file": found, "weight_bytes": size})
-        numbers.append(desk.get(job_id).hyperparameters)
+        cluster_desk.report(job_id, 0, {"type": "checked", "training_file": found, "weight_bytes": size})
+        numbers.append(cluster_desk.get(job_id).hyperparameters)
     assert [each.learning_rate for each in numbers if each] == [1e-3, 2e-4]
 
 

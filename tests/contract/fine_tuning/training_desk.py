@@ -76,8 +76,9 @@ class TrainingDesk(FineTuningDesk):
         folder: Path,
         tracking: TrackingSettings = NO_TRACKING,
         inference: InferenceClient | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(database, owner, tracking)
+        super().__init__(database, owner, tracking, **settings)
         self.owner = owner
         self.objects = FolderObjects(folder)
         self.files = Files(database, self.objects, FileSettings(), (FineTuningReferences(),))

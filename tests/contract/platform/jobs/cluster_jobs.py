@@ -18,7 +18,8 @@ from llmariner import __version__
 from llmariner.errors import NotFound
 from llmariner.platform.jobs import Job, JobStatus
 from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
-from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings, DataLink
+from llmariner.platform.jobs.kubernetes.objects import DataLink
+from llmariner.platform.jobs.kubernetes.settings import ClusterJobSettings
 from llmariner.platform.kube import Cluster
 from llmariner.settings import ClusterSettings
 

@@ -18,15 +18,13 @@ from llmariner.job_settings import JobSettings
 from llmariner.model_file_names import PATTERNS
 from llmariner.platform.jobs import DataFile, Job, Phase
 from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
-from llmariner.platform.jobs.kubernetes.objects import (
-    JOB_LABEL,
-    TERMINATED,
+from llmariner.platform.jobs.kubernetes.container_scripts import TERMINATED
+from llmariner.platform.jobs.kubernetes.objects import JOB_LABEL, DataLink, job_object, owned_objects
+from llmariner.platform.jobs.kubernetes.settings import (
     ClusterJobSettings,
-    DataLink,
-    job_object,
-    owned_objects,
+    load_cluster_settings,
+    worker_cluster_settings,
 )
-from llmariner.platform.jobs.kubernetes.settings import load_cluster_settings, worker_cluster_settings
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError, Invalid
 from llmariner.platform.kube.resources import (

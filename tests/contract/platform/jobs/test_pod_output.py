@@ -19,8 +19,9 @@ import pytest
 
 from llmariner.platform.jobs import Job
 from llmariner.platform.jobs.kubernetes.authority import AUTHORITY_FILE, AUTHORITY_VARIABLE
-from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings, DataLink, job_object, owned_objects
+from llmariner.platform.jobs.kubernetes.objects import DataLink, job_object, owned_objects
 from llmariner.platform.jobs.kubernetes.output import upload_program
+from llmariner.platform.jobs.kubernetes.settings import ClusterJobSettings
 
 from .upload_server import Platform
 

@@ -24,7 +24,7 @@ from llmariner.errors import Conflict, RateLimited, Unavailable
 from llmariner.platform.jobs import ExecOutput
 from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
 from llmariner.platform.jobs.kubernetes.execution import command_line
-from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings
+from llmariner.platform.jobs.kubernetes.settings import ClusterJobSettings
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import Forbidden
 from llmariner.settings import ClusterSettings

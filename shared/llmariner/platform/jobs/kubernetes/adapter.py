@@ -21,7 +21,6 @@ from llmariner.platform.jobs.kubernetes.objects import (
     CONTAINER,
     JOB_LABEL,
     PAUSED,
-    ClusterJobSettings,
     DataLink,
     ended_job,
     ending_patch,
@@ -38,6 +37,7 @@ from llmariner.platform.jobs.kubernetes.phases import (
     newest_first,
     waiting_reason,
 )
+from llmariner.platform.jobs.kubernetes.settings import ClusterJobSettings
 from llmariner.platform.jobs.program_errors import MAX_EXECUTIONS, not_running, too_many_programs
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import AlreadyExists, ClusterError, Conflict, Invalid

@@ -9,10 +9,9 @@ import base64
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from llmariner.job_settings import CLUSTER_MEMORY_BYTES
 from llmariner.platform.jobs import Job, JobStatus
 from llmariner.platform.jobs.kubernetes.authority import (
     AUTHORITY_FILE,
@@ -20,7 +19,9 @@ from llmariner.platform.jobs.kubernetes.authority import (
     authority_mount,
     authority_volume,
 )
-from llmariner.platform.jobs.kubernetes.output import KEEP, keeps_output, output_mount, output_volume
+from llmariner.platform.jobs.kubernetes.container_scripts import FETCH, GRACE_SECONDS, RUN, TERMINATED
+from llmariner.platform.jobs.kubernetes.output import keeps_output, output_mount, output_volume
+from llmariner.platform.jobs.kubernetes.settings import ClusterJobSettings
 from llmariner.platform.jobs.kubernetes.weights import weights_disk_bytes, weights_mount, weights_parts
 from llmariner.platform.serving.kserve.objects import MANAGED_BY_LABELS, QUEUE_LABEL
 from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION
@@ -29,14 +30,11 @@ __all__ = [
     "CONTAINER",
     "ENDED",
     "FETCH_CONTAINER",
-    "FETCH_FAILED",
     "JOB_LABEL",
     "PAUSED",
     "POD_SECURITY",
     "SECURITY",
     "SUBMITTED",
-    "TERMINATED",
-    "ClusterJobSettings",
     "DataLink",
     "ended_job",
     "ending_patch",
@@ -56,103 +54,13 @@ PAUSED = "llmariner.ai/paused"
 JOB_LABEL = "batch.kubernetes.io/job-name"
 """Kubernetes' label of a Job's pods."""
 CONTAINER, FETCH_CONTAINER = "job", "data-files"
-FETCH_FAILED = 96
-"""The exit code of the container that fetches the data files where one can't be had."""
-
-TERMINATED = 243
-"""The exit code of a container that the kubelet ended from outside, as when its pod is deleted or preempted."""
 
 _BRIEF_SECONDS, _BRIEF_MEMORY_BYTES = 3600, 1 << 30
 """Of a brief job: with less memory it finds room where a longer one does not."""
 _USER = 65532
-_GRACE_SECONDS = 20
 _INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 _RENDEZVOUS_PORT = 29_500
 """As torchrun's default."""
-_RUN = f"""\
-ended() {{
-  trap '' TERM
-  kill -TERM "$child" 2>/dev/null
-  n=0
-  while kill -0 "$child" 2>/dev/null && [ $n -lt {_GRACE_SECONDS - 5} ]; do sleep 1; n=$((n + 1)); done
-  exit {TERMINATED}
-}}
-trap ended TERM
-/bin/sh -c "$1" 2>&1 &
-child=$!
-wait "$child"
-code=$?
-[ $code -ne {TERMINATED} ] || [ "$2" = own ] || code=1
-if [ "$3" = 0 ] && [ -f {KEEP} ]; then
-  /bin/sh {KEEP} &
-  child=$!
-  wait "$child"
-fi
-exit $code
-"""
-"""Runs the command of its first argument. The first process of a container ignores signals that it has no handler for.
-
-A command that ends with the code `TERMINATED` by itself has failed: the platform would begin it again without end. The
-second argument is `own` for a program of the platform's own, which says by this code that it lost another worker. The third
-is the worker's number: the first one uploads what the command left.
-"""
-_FETCH = f"""\
-set -u
-fetch() {{
-  n=0
-  until get "$1" "./$2"; do
-    n=$((n + 1))
-    [ $n -lt 6 ] || exit {FETCH_FAILED}
-    sleep $((n * 2))
-  done
-}}
-if command -v curl >/dev/null; then
-  get() {{ curl -fsSL -o "$2" "$1"; }}
-elif command -v python3 >/dev/null; then
-  get() {{ python3 -I -c 'import sys, urllib.request as r; r.urlretrieve(*sys.argv[1:])' "$1" "$2"; }}
-elif command -v wget >/dev/null; then
-  get() {{ wget -q -O "$2" "$1"; }}
-else
-  echo "Data files need curl, python3 or wget in the image." >&2
-  exit 1
-fi
-if [ -s {AUTHORITY_FILE} ]; then
-  export SSL_CERT_FILE=/tmp/authorities.crt CURL_CA_BUNDLE=/tmp/authorities.crt
-  cat /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt {AUTHORITY_FILE} 2>/dev/null >$SSL_CERT_FILE
-fi
-cd /data
-"""
-"""Fetches with what the image has, in the order of what tells errors best."""
-
-
-@dataclass(frozen=True)
-class ClusterJobSettings:
-    """Where and with what jobs run.
-
-    `queue`: Kueue's LocalQueue of the pool, "" without Kueue; `priority`: in it; `priority_class`: of pods, "" for none.
-    `images`: names to references. `gpu_resource`: the resource of an accelerator, "" where there is none. `kept_seconds`:
-    how long an ended job's pods and output are kept.
-    `program_image`: of programs of the platform's own, whose pods mount the claims of `program_volumes` at these paths.
-    `hub`: from where they fetch weights; "": the Hugging Face Hub. `output_url`: of the function that takes the names of
-    what jobs leave, as pods reach it; "": none is kept. `on_worker_cluster`: whether pods reach the platform from outside.
-    """
-
-    namespace: str = "llmariner-jobs"
-    queue: str = ""
-    images: Mapping[str, str] = field(default_factory=dict)
-    gpu_resource: str = ""
-    cpu: str = "1"
-    memory_bytes: int = CLUSTER_MEMORY_BYTES
-    disk_bytes: int = 4 << 30
-    seconds: float = 86_400.0
-    kept_seconds: int = 86_400
-    priority: str = "llmariner-jobs"
-    priority_class: str = ""
-    program_image: str = ""
-    program_volumes: Mapping[str, str] = field(default_factory=dict)
-    hub: str = ""
-    output_url: str = ""
-    on_worker_cluster: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,7 +141,7 @@ def owned_objects(
     ]
     if links:
         calls = "".join(f"fetch {shlex.quote(link.url)} {shlex.quote(link.name)}\n" for link in links)
-        objects.append(_secret(f"{job.id}-data", metadata, {"fetch": (_FETCH + calls).encode()}))
+        objects.append(_secret(f"{job.id}-data", metadata, {"fetch": (FETCH + calls).encode()}))
     if output is not None:
         objects.append(_secret(f"{job.id}-output", metadata, output))
     if job.worker_count > 1:
@@ -326,7 +234,7 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
         **common,
         "name": CONTAINER,
         "command": [
-            *("/bin/sh", "-c", _escaped(_RUN), "sh", _escaped(job.command)),
+            *("/bin/sh", "-c", _escaped(RUN), "sh", _escaped(job.command)),
             *("" if job.image else "own", "$(RANK)" if job.worker_count > 1 else "0"),
         ],
         "env": [*_named(fixed), *_threads(job), *_rendezvous(job, settings)],
@@ -339,7 +247,7 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": POD_SECURITY,
         **({"priorityClassName": settings.priority_class} if settings.priority_class else {}),
         **({"subdomain": job.id} if job.worker_count > 1 else {}),

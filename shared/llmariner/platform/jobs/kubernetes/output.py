@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmariner.platform.jobs import MAX_RESULT_FILES, MAX_RESULT_NAME, Job, output_files
 from llmariner.platform.jobs.kubernetes import output_upload
-
-if TYPE_CHECKING:
-    from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings
+from llmariner.platform.jobs.kubernetes.settings import ClusterJobSettings
 
 __all__ = ["KEEP", "keeps_output", "output_mount", "output_volume", "upload_program"]
 

@@ -11,15 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmariner.platform.jobs import JobStatus, Phase
-from llmariner.platform.jobs.kubernetes.objects import (
-    CONTAINER,
-    ENDED,
-    FETCH_CONTAINER,
-    FETCH_FAILED,
-    PAUSED,
-    SUBMITTED,
-    TERMINATED,
-)
+from llmariner.platform.jobs.kubernetes.container_scripts import FETCH_FAILED, TERMINATED
+from llmariner.platform.jobs.kubernetes.objects import CONTAINER, ENDED, FETCH_CONTAINER, PAUSED, SUBMITTED
 from llmariner.platform.jobs.kubernetes.weights import WEIGHTS_CONTAINER
 from llmariner.platform.kube.queue_messages import public_message
 

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from llmariner.environment import Environment
-from llmariner.job_settings import JobSettings
-from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings
+from llmariner.job_settings import CLUSTER_MEMORY_BYTES, JobSettings
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.resources import LOCAL_QUEUES
 from llmariner.platform.serving.kserve.objects import GPU_RESOURCES
 from llmariner.settings import KServeSettings
 
-__all__ = ["load_cluster_settings", "worker_cluster_settings"]
+__all__ = ["ClusterJobSettings", "load_cluster_settings", "worker_cluster_settings"]
+
+
+@dataclass(frozen=True)
+class ClusterJobSettings:
+    """Where and with what jobs run.
+
+    `queue`: Kueue's LocalQueue of the pool, "" without Kueue; `priority`: in it; `priority_class`: of pods, "" for none.
+    `images`: names to references. `gpu_resource`: the resource of an accelerator, "" where there is none. `kept_seconds`:
+    how long an ended job's pods and output are kept.
+    `program_image`: of programs of the platform's own, whose pods mount the claims of `program_volumes` at these paths.
+    `hub`: from where they fetch weights; "": the Hugging Face Hub. `output_url`: of the function that takes the names of
+    what jobs leave, as pods reach it; "": none is kept. `on_worker_cluster`: whether pods reach the platform from outside.
+    """
+
+    namespace: str = "llmariner-jobs"
+    queue: str = ""
+    images: Mapping[str, str] = field(default_factory=dict)
+    gpu_resource: str = ""
+    cpu: str = "1"
+    memory_bytes: int = CLUSTER_MEMORY_BYTES
+    disk_bytes: int = 4 << 30
+    seconds: float = 86_400.0
+    kept_seconds: int = 86_400
+    priority: str = "llmariner-jobs"
+    priority_class: str = ""
+    program_image: str = ""
+    program_volumes: Mapping[str, str] = field(default_factory=dict)
+    hub: str = ""
+    output_url: str = ""
+    on_worker_cluster: bool = False
 
 
 def load_cluster_settings(env: Environment, settings: JobSettings, *, output_url: str = "") -> ClusterJobSettings:

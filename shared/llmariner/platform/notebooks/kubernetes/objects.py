@@ -10,13 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmariner.platform.jobs.kubernetes.objects import (
-    CONTAINER,
-    POD_SECURITY,
-    SECURITY,
-    TERMINATED,
-    ClusterJobSettings,
-)
+from llmariner.platform.jobs.kubernetes.container_scripts import TERMINATED
+from llmariner.platform.jobs.kubernetes.objects import CONTAINER, POD_SECURITY, SECURITY
+from llmariner.platform.jobs.kubernetes.settings import ClusterJobSettings
 from llmariner.platform.notebooks import NotebookServer
 from llmariner.platform.notebooks.jupyter import PORT, jupyter_options, jupyter_words
 from llmariner.platform.serving.kserve.objects import MANAGED_BY_LABELS
