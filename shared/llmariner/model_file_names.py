@@ -13,8 +13,10 @@ __all__ = ["PATTERNS", "is_for_engines"]
 
 PATTERNS = (
     *("*.json", "*.jinja", "*.txt"),
-    # SentencePiece, also in the versions that Mistral publishes; tiktoken; vocabularies and merges of older tokenizers.
-    *("*.model", "*.model.v[0-9]*", "*.spm", "*.tiktoken", "*.vocab", "*.bpe", "*.codes"),
+    # SentencePiece; tiktoken; vocabularies and merges of older tokenizers.
+    *("*.model", "*.spm", "*.tiktoken", "*.vocab", "*.bpe", "*.codes"),
+    # Versions of Mistral's, `.v3`, `.v11`, `.v7m1`. No `*` at an end: it would allow `.v3.bin`, and any file of a folder.
+    *(f"*.model.v{number}{part}" for number in ("[0-9]", "[0-9][0-9]") for part in ("", "m[0-9]")),
 )
 """Patterns of `fnmatch`, as the Hub's client takes them."""
 

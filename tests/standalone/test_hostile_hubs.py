@@ -182,6 +182,7 @@ READ = (
 LEFT = (
     *("flax_model.msgpack", "model.onnx", "modeling_x.py", "pytorch_model.bin", "tf_model.h5", "tokenizer.pkl"),
     *("README.md", "logo.png", "openvino_tokenizer.xml", "rust_model.ot", "tokenizer.py"),
+    *("a.model.v1.bin", "tokenizer.model.v3/x.bin", "tokenizer.model.v3.py", "tokenizer.model.v11m1.pkl"),
 )
 
 

@@ -70,7 +70,8 @@ def test_a_trained_model_has_the_files_of_its_base_that_engines_read(tmp_path: P
     """Not those that describe other weights, for which an engine would look, and none that the platform would refuse."""
     base, kept = tmp_path / "base", ("config.json", "spiece.model", "tekken.json", "tokenizer.model.v3", "vocab.txt")
     other = ("model.safetensors.index.json", "adapter_config.json", "x.bin", "x.py", "a b.json", f"{'x' * 96}.json")
-    for name in (*kept, *other, "model.safetensors"):
+    disguised = ("x.model.v3.bin", "x.model.v3.safetensors", "x.model.v3.py")
+    for name in (*kept, *other, *disguised, "model.safetensors"):
         (base / name).parent.mkdir(exist_ok=True)
         (base / name).write_bytes(b"{}")
     os.truncate(base / "vocab.txt", (64 << 20) + 1)
