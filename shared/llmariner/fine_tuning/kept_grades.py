@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, select, update
+from sqlalchemy import ColumnElement, Row, delete, select, update
 
 from llmariner.fine_tuning.graders.grades import Grade
 from llmariner.fine_tuning.tables import fine_tuning_grades
@@ -91,8 +91,10 @@ def release_grade(session: WriteSession, claim: Claim) -> None:
     """End a claim, unless another request has the place: what follows may grade the answer at once."""
     c = fine_tuning_grades.c
     held = (c.claimed_digest == claim.answer.digest, c.claimed_until == claim.until)
-    ended = {"claimed_digest": None, "claimed_until": None}
-    session.run(update(fine_tuning_grades).where(*_at(claim.job_id, claim.answer), *held).values(**ended))
+    this, ended = (*_at(claim.job_id, claim.answer), *held), {"claimed_digest": None, "claimed_until": None}
+    # While a judging model can't be asked, a job may name any number of places.
+    session.run(delete(fine_tuning_grades).where(*this, c.digest == ""))
+    session.run(update(fine_tuning_grades).where(*this).values(**ended))
 
 
 def _at(job_id: str, answer: GradedAnswer) -> tuple[ColumnElement[bool], ...]:

@@ -371,6 +371,8 @@ def test_the_claim_of_a_request_that_was_killed_ends_by_itself_and_that_of_one_t
         session.run(update(fine_tuning_grades).values(claimed_until=c.claimed_until - 120))
     with pytest.raises(Unavailable, match="can't be asked now"):
         grade()
+    with desk.database.read() as reading:
+        assert reading.rows(select(fine_tuning_grades)) == [], "a job may ask for any number of places"
     assert grade().reward == 1
     assert len(path.requests) == 3
 
