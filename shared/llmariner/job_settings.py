@@ -59,6 +59,10 @@ class JobSettings:
     project_jobs: int = 100
     """`LLMARINER_PROJECT_JOBS`: jobs of one project that have not ended."""
 
+    project_trained_models: int = 0
+    """`LLMARINER_PROJECT_TRAINED_MODELS`: results of fine-tuning that one project keeps, with those that its jobs may still
+    make; 0: any number."""
+
     slots: int = 1
     """`LLMARINER_JOB_SLOTS`: jobs that run on this machine at a time."""
 
@@ -131,6 +135,7 @@ class JobSettings:
             training_volumes=_read_volumes(env.get("LLMARINER_TRAINING_VOLUMES", "")),
             has_gpus=env.get("LLMARINER_ACCELERATOR", "") not in ("", "cpu"),
             project_jobs=int(read_number(env, "LLMARINER_PROJECT_JOBS", cls.project_jobs, minimum=1)),
+            project_trained_models=int(read_number(env, "LLMARINER_PROJECT_TRAINED_MODELS", 0)),
             slots=int(read_number(env, "LLMARINER_JOB_SLOTS", cls.slots, minimum=1)),
             memory_bytes=int(read_number(env, "LLMARINER_JOB_MEMORY_GIB", 0) * _GIB)
             or (CLUSTER_MEMORY_BYTES if adapter == "kubernetes" else cls.memory_bytes),

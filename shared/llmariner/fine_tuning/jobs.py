@@ -33,6 +33,7 @@ from llmariner.fine_tuning.tables import (
     fine_tuning_jobs,
     fine_tuning_metadata,
 )
+from llmariner.fine_tuning.trained_models import check_number_of_trained_models
 from llmariner.identifiers import new_id
 from llmariner.job_placement.places import JobPlaces
 from llmariner.job_placement.worker_clusters import WorkerClusters
@@ -82,8 +83,9 @@ class FineTuningJobs:
     def create(self, caller: Caller, new: NewFineTuningJob) -> FineTuningJob:
         """Create a job, whose files are checked next.
 
-        Raises InvalidRequest, NotFound for a model, a file or a cluster, Conflict for too many jobs or a cluster that can't
-        run it, Unavailable where nothing runs it, InsufficientQuota where a budget is spent that compute counts in.
+        Raises InvalidRequest, NotFound for a model, a file or a cluster, Conflict for too many jobs or trained models, or a
+        cluster that can't run it, Unavailable where nothing runs it, InsufficientQuota where a budget is spent that
+        compute counts in.
         """
         owner = caller.key_owner
         new.check()
@@ -101,6 +103,7 @@ class FineTuningJobs:
             used = [each for each in (new.training_file, new.validation_file) if each is not None]
             self._check_files(session, owner.project_id, new)
             self._check_number(session, owner.project_id)
+            check_number_of_trained_models(session, owner.project_id, self._settings.project_trained_models)
             check_compute_budgets(session, owner, by_tokens=True)
             check_integrations(session, owner.project_id, new.integrations, self._tracking)
             session.add(fine_tuning_jobs, **_row(session, caller, job_id, new, model), **choose(session))

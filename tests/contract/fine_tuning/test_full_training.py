@@ -23,6 +23,7 @@ from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.job_settings import JobSettings
 from llmariner.models.copies.fetcher import CopyingFetcher
 from llmariner.models.copies.slices import SliceLimits
+from llmariner.models.copies.tables import model_blobs
 from llmariner.models.model import Model, NewModel, SourceRepository, Task
 from llmariner.models.weight_loads import load_weights
 from llmariner.models.weights import StorageUriFetcher
@@ -191,6 +192,12 @@ def test_a_cluster_copies_the_model_out_of_its_archive(desk: TrainingDesk, tmp_p
     assert model.traits.architecture == "LlamaForCausalLM"
     download(model.folder, tmp_path / "model", desk.objects)
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == FILES
+    desk.registry.delete(model.id, project_id=desk.project_id)
+    with desk.database.write() as session:  # it may have been used until a moment ago
+        session.run(update(model_blobs).values(held_until=0.0, touched_at=0.0))
+    fetcher.discard(model.id, model.folder)
+    assert not list(desk.objects.list("models/")), "the copy is gone, and the file stays"
+    assert b"".join(desk.files.read(desk.files.get(desk.project_id, model.model_file_location))) == tar(FILES)
     for what, content, reason in (
         ("cut", tar(FILES)[:-20_000], "it ends early"),
         *((f"2**{power}", header("model.safetensors", 2**power), f"has {2**power} bytes") for power in (62, 80)),
