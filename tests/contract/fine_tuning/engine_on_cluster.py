@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from llmariner.context import Context
+from llmariner.errors import Unavailable
 from llmariner.fine_tuning.adapter_tokens import adapter_token
 from llmariner.models.serving_lookup import RegistryModelLookup
 from llmariner.platform.kube import Cluster
@@ -36,6 +37,7 @@ else:
 __all__ = ["Seen", "ask_model", "ask_tuned_model", "engine_namespace"]
 
 CHECKOUT = Path(__file__).resolve().parents[3]
+READY_SECONDS = 600.0
 Body = dict[str, Any]
 Seen = Callable[[], None]
 
@@ -73,13 +75,17 @@ async def _ask(context: Context, settings: KServeSettings, model: str, question:
 
 
 async def _ready(serving: KServeServing, model: str) -> Status:
-    limit = time.monotonic() + 300
-    await serving.wake(model)
-    while (status := await serving.status(model)).phase is not Phase.READY:
-        assert status.phase is not Phase.FAILED, status
+    """Wake it as the Gateway does for a waiting request: again, where the cluster's API could not answer."""
+    limit, status = time.monotonic() + READY_SECONDS, None
+    while True:
+        with contextlib.suppress(Unavailable):
+            await serving.wake(model)
+            status = await serving.status(model)
+            assert status.phase is not Phase.FAILED, status
+            if status.phase is Phase.READY:
+                return status
         assert time.monotonic() < limit, status
         await asyncio.sleep(1)
-    return status
 
 
 def _post(url: str, body: Body) -> str:
