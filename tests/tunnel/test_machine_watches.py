@@ -47,26 +47,28 @@ def test_kubectl_watches_pods_as_they_change_and_go(machine: Machine, tmp_path: 
             assert watching.stdout is not None
             seen: list[list[str]] = []
 
-            async def read_until(*wanted: str) -> None:
+            async def read_until(name: str, status: str, *events: str) -> None:
                 assert watching.stdout is not None
-                async with asyncio.timeout(60):
-                    while list(wanted) not in seen:
+                async with asyncio.timeout(100):
+                    while not any(row[1:] == [name, status] and row[0] in events for row in seen):
                         words = (await watching.stdout.readline()).decode().split()
                         assert words, seen
                         seen.append([*words[:2], words[3]])
 
-            await until(has_output(machine, known))
-            await read_until("ADDED", known, "Running")
-            job_id = await asyncio.to_thread(machine.run_job)
-            await read_until("MODIFIED", job_id, "Running")
-            await asyncio.to_thread(batch_jobs.cancel, caller, job_id)
-            await asyncio.to_thread(machine.context.batch_job_reconciler.reconcile, job_id)
-            await read_until("MODIFIED", job_id, "Canceled")
-            await asyncio.to_thread(batch_jobs.delete, caller, job_id)
-            await asyncio.to_thread(machine.context.batch_job_reconciler.reconcile, job_id)
-            await read_until("DELETED", job_id, "Canceled")
-            watching.terminate()
-            await watching.wait()
+            try:
+                await until(has_output(machine, known))
+                await read_until(known, "Running", "ADDED", "MODIFIED")
+                job_id = await asyncio.to_thread(machine.run_job)
+                await read_until(job_id, "Running", "ADDED", "MODIFIED")  # nobody may have looked before it ran
+                await asyncio.to_thread(batch_jobs.cancel, caller, job_id)
+                await asyncio.to_thread(machine.context.batch_job_reconciler.reconcile, job_id)
+                await read_until(job_id, "Canceled", "MODIFIED")
+                await asyncio.to_thread(batch_jobs.delete, caller, job_id)
+                await asyncio.to_thread(machine.context.batch_job_reconciler.reconcile, job_id)
+                await read_until(job_id, "Canceled", "DELETED")
+            finally:
+                watching.terminate()
+                await watching.wait()
 
     scenario(machine, steps)
 
