@@ -34,6 +34,19 @@ except OSError as error:
     print(type(error).__name__)
 print(sorted(each.id for each in openai.OpenAI().models.list())[0])
 !echo terminal
+import zipfile
+for version in ("1.0", "2.0"):
+    described = f"sample_pack-{{version}}.dist-info"
+    with zipfile.ZipFile(f"sample_pack-{{version}}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("sample_pack.py", f"VERSION = {{version!r}}")
+        wheel.writestr(f"{{described}}/METADATA", f"Metadata-Version: 2.1\\nName: sample-pack\\nVersion: {{version}}\\n")
+        wheel.writestr(f"{{described}}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(f"{{described}}/RECORD", "")
+%pip install --quiet --quiet --no-index sample_pack-1.0-py3-none-any.whl
+import sample_pack
+print(sample_pack.VERSION)
+!pip install --quiet --no-index sample_pack-2.0-py3-none-any.whl
+!python -c "import sample_pack; print(sample_pack.VERSION)"
 """
 
 
@@ -133,9 +146,14 @@ def test_a_notebook_runs_cells_and_keeps_its_files(env: Env, tmp_path: Path) -> 
     base, one = made["path"], f"{NOTEBOOKS}/{made['id']}"
     caller.wait(made["id"], "running")
     printed = caller.run_cell(base, CELL.format(home=env["LLMARINER_HOME"]))
-    assert printed.split() == ["FileNotFoundError", "all-minilm-l6-v2", "terminal"]
+    words = [each for each in printed.splitlines() if each and not each.startswith("Note:")]
+    assert words == ["FileNotFoundError", "all-minilm-l6-v2", "terminal", "1.0", "2.0"]
     check_browser(caller, base, one)
     use_lab(caller, base, one, tmp_path)
+    # A file with the name of a module of Python does not keep JupyterLab from starting again.
+    caller.json(
+        "PUT", f"{base}api/contents/random.py", {"type": "file", "format": "text", "content": "raise SystemExit"}
+    )
     caller.json("POST", f"{one}/actions:stop")
     caller.wait(made["id"], "stopped")
     status, _, answer = caller.raw("GET", f"{base}lab")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from llmariner.platform.jobs.local_processes.proxy_process import PROXY_PORT
-from llmariner.platform.notebooks import NotebookServer, base_url_of
+from llmariner.platform.notebooks import NotebookServer, base_url_of, start_program
 
 __all__ = [
     "PORT",
@@ -24,7 +25,6 @@ PORT = 8888
 """The port on which it listens in a pod, as by default."""
 RESERVED_PORTS = frozenset({PORT, PROXY_PORT})
 """What is behind them is the platform's: JupyterLab itself, and the way to the platform and the internet."""
-_PACKAGES = "/job/.packages"
 
 
 def jupyter_options(server: NotebookServer, *, folder: str, idle_seconds: int) -> dict[str, str]:
@@ -49,7 +49,8 @@ def jupyter_options(server: NotebookServer, *, folder: str, idle_seconds: int) -
 
 def jupyter_words(options: Mapping[str, str]) -> list[str]:
     """The words of the command with these options."""
-    return ["python", "-m", "jupyterlab", *(f"--{name}={value}" for name, value in options.items())]
+    program = Path(start_program.__file__).read_text()
+    return ["python", "-I", "-c", program, *(f"--{name}={value}" for name, value in options.items())]
 
 
 def jupyter_command(server: NotebookServer, *, idle_seconds: int) -> str:
@@ -64,15 +65,13 @@ def jupyter_command(server: NotebookServer, *, idle_seconds: int) -> str:
 
 
 def jupyter_environment(server: NotebookServer) -> Mapping[str, str]:
-    """The variables of its programs. What `pip` installs is kept with the files."""
+    """The variables of its programs."""
     url = f"http://127.0.0.1:{PROXY_PORT}/v1"
     own = {
         "JUPYTER_TOKEN": server.token,
         "OPENAI_BASE_URL": url,
         "LLMARINER_BASE_URL": url,
         "SHELL": "/bin/bash",
-        "PIP_TARGET": _PACKAGES,
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "PYTHONPATH": _PACKAGES,
     }
     return {**server.environment, **own}

@@ -5,9 +5,13 @@ The platform's functions run in the test's process, which resolves names of Serv
 
 from __future__ import annotations
 
+import http.server
 import socket
+import threading
 import uuid
+import zipfile
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,9 @@ _notebooks: Any = import_module("tests.standalone.test_notebooks")
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 IMAGE = f"dev.local/llmariner/notebook:{__version__}"
+# JupyterLab looks once a minute whether it is idle.
+IDLE_SECONDS = 45
+VERSION = "import importlib.metadata as m, sample_pack; print(sample_pack.VERSION, m.version('sample-pack'))"
 PATH = "/v1/workspaces/notebooks"
 
 
@@ -83,33 +90,67 @@ def names(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
+@pytest.fixture
+def index(lab: Lab, tmp_path: Path) -> Iterator[str]:
+    """A package index that pods reach, with two versions of one package."""
+    files = tmp_path / "index" / "sample-pack"
+    files.mkdir(parents=True)
+    for version in ("1.0", "2.0"):
+        described = f"sample_pack-{version}.dist-info"
+        with zipfile.ZipFile(files / f"sample_pack-{version}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("sample_pack.py", f"VERSION = '{version}'\n")
+            wheel.writestr(f"{described}/METADATA", f"Metadata-Version: 2.1\nName: sample-pack\nVersion: {version}\n")
+            wheel.writestr(f"{described}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{described}/RECORD", "")
+    serve = partial(http.server.SimpleHTTPRequestHandler, directory=str(files.parent))
+    with http.server.ThreadingHTTPServer((lab.host_address, 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{lab.host_address}:{server.server_port}/"
+        server.shutdown()
+
+
 @pytest.mark.usefixtures("names")
-def test_a_notebook_is_a_pod_behind_the_proxy_whose_files_outlive_it(lab: Lab, namespace: str, tmp_path: Path) -> None:
+def test_a_notebook_is_a_pod_behind_the_proxy_whose_files_outlive_it(
+    lab: Lab, namespace: str, index: str, tmp_path: Path
+) -> None:
     settings = {
         "LLMARINER_JOBS": "kubernetes",
         "LLMARINER_JOBS_NAMESPACE": namespace,
         "LLMARINER_KUBECONFIG": str(lab.kubeconfig),
         "LLMARINER_NOTEBOOK_IMAGES": f"jupyter-lab-base={IMAGE}",
         "LLMARINER_NOTEBOOK_STORAGE_CLASS": namespace,
+        "LLMARINER_NOTEBOOK_IDLE_SECONDS": str(IDLE_SECONDS),
     }
     with _functions.ServedFunctions(tmp_path, **settings) as served:
         (tmp_path / "admin.key").write_text(served.key)
         caller = _notebooks.Caller({"LLMARINER_PORT": str(served.port), "LLMARINER_HOME": str(tmp_path)})
         amounts = {"cpu_milicore": 800, "memory_megabytes": 768, "storage_megabytes": 64}
         resources = {name: {"limits": amount} for name, amount in amounts.items()}
-        made = caller.json("POST", PATH, {"name": "tried", "resources": resources})
+        envs = {"PIP_INDEX_URL": index, "PIP_TRUSTED_HOST": lab.host_address}
+        made = caller.json("POST", PATH, {"name": "tried", "resources": resources, "envs": envs})
         one, base = f"{PATH}/{made['id']}", f"/v1/services/notebooks/{made['id']}/"
         _wait(served, caller, one, "running")
         assert caller.raw("GET", f"{base}lab", headers={})[0] == 401
         assert b"jupyter-config-data" in caller.raw("GET", f"{base}lab")[2]
         written = caller.run_cell(base, "open('kept.txt', 'w').write('kept'); import os; print(os.getuid(), 6 * 7)")
         assert written.split() == ["65532", "42"]
+        _installed_at_once(caller, base, "1.0")
 
         (first,) = _ready(lab, namespace)
         kubectl(lab, "delete", "pod", "-n", namespace, first, "--wait=false")
         until("the next pod", lambda: None if _ready(lab, namespace) - {first} else "it is not ready", seconds=180)
         _wait(served, caller, one, "running")
         assert caller.run_cell(base, "print(open('kept.txt').read())") == "kept\n"
+        assert caller.run_cell(base, VERSION).split() == ["1.0", "1.0"]
+        _installed_at_once(caller, base, "2.0")
+
+        # Nobody asks anything of it any more.
+        _wait(served, caller, one, "stopped")
+        until("its pods have ended", lambda: _running(lab, namespace), seconds=60)
+        assert (tmp_path / "volume" / "kept.txt").read_text() == "kept"
+        caller.json("POST", f"{one}/actions:start")
+        _wait(served, caller, one, "running")
+        assert caller.run_cell(base, VERSION).split() == ["2.0", "2.0"]
 
         caller.json("POST", f"{one}/actions:stop")
         _wait(served, caller, one, "stopped")
@@ -117,6 +158,12 @@ def test_a_notebook_is_a_pod_behind_the_proxy_whose_files_outlive_it(lab: Lab, n
         assert (tmp_path / "volume" / "kept.txt").read_text() == "kept"
         caller.json("DELETE", one)
         until("nothing is left", lambda: _left(served, lab, namespace), seconds=60)
+
+
+def _installed_at_once(caller: Any, base: str, version: str) -> None:
+    """A package is there in the cell that installs it."""
+    printed = caller.run_cell(base, f"%pip install sample-pack=={version}\n{VERSION}")
+    assert printed.split()[-2:] == [version, version], printed
 
 
 def _wait(served: Any, caller: Any, one: str, status: str) -> None:

@@ -198,15 +198,12 @@ def _container(server: NotebookServer, image: str, settings: ClusterNotebookSett
     options = jupyter_options(server, folder=_FILES, idle_seconds=settings.idle_seconds)
     options |= {"ServerApp.ip": "0.0.0.0", "ServerApp.port": str(PORT), "ServerApp.port_retries": "0"}  # noqa: S104 - the pod's
     words = jupyter_words(options)
-    packages = f"{_FILES}/.packages"
     fixed = {
         "HOME": _FILES,
         "TMPDIR": "/tmp",
         "SHELL": "/bin/bash",
-        "PIP_TARGET": packages,
         "PIP_CACHE_DIR": "/tmp/pip",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "PYTHONPATH": packages,
     }
     amounts = {"cpu": f"{server.millicores}m", "memory": str(server.memory_bytes)}
     if server.gpu_count:

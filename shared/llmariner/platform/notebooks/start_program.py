@@ -1,0 +1,53 @@
+"""The program that starts JupyterLab in a notebook: with an environment for packages, which is kept with the files.
+
+Its source is passed to the Python of the notebook's image: it uses the standard library alone.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+PACKAGES = "/job/.packages"
+"""The environment: what `pip` installs is in it, beside the packages of the image."""
+
+
+def prepare(environment: Path) -> None:
+    """Make the environment, or bring an earlier one to this Python. Idempotent; raises OSError, as where no room is left."""
+    import venv
+
+    for link in (environment / "bin").glob("python*"):
+        link.unlink()  # to the Python of an earlier image
+    venv.create(environment, symlinks=True)
+    site = environment / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    # The environment itself is where earlier releases installed packages.
+    shared = [str(environment), *(each for each in sys.path if each.endswith("-packages"))]
+    (site / "image.pth").write_text("\n".join(shared) + "\n")
+    python = environment / "bin/python"
+    pip = environment / "bin/pip"
+    if not pip.exists():
+        pip.write_text(f'#!/bin/sh\nexec {python} -m pip "$@"\n')
+        pip.chmod(0o755)
+    # Apart from what packages install: JupyterLab's own Python runs no kernels.
+    kernel = environment / "jupyter/kernels/python3/kernel.json"
+    kernel.parent.mkdir(parents=True, exist_ok=True)
+    command = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python"}))
+
+
+def main(arguments: list[str]) -> None:
+    """Become JupyterLab with these arguments."""
+    environment = Path(PACKAGES)
+    try:
+        prepare(environment)
+    except OSError as error:
+        print(f"Packages can't be installed: {error}", file=sys.stderr, flush=True)
+    folders = [str(environment / "jupyter"), str(environment / "share/jupyter"), os.environ.get("JUPYTER_PATH", "")]
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, folders))
+    os.environ["PATH"] = os.pathsep.join([str(environment / "bin"), os.environ.get("PATH", os.defpath)])
+    # Isolated: a person's file with the name of a module must not keep it from starting.
+    os.execv(sys.executable, [sys.executable, "-I", "-m", "jupyterlab", *arguments])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
