@@ -13,11 +13,15 @@ PACKAGES = "/job/.packages"
 
 
 def prepare(environment: Path) -> None:
-    """Make the environment, or bring an earlier one to this Python. Idempotent; raises OSError, as where no room is left."""
+    """Make the environment, or bring an earlier one to this Python. Idempotent.
+
+    Raises OSError or ValueError where no room is left, or something else is in its place.
+    """
     import venv
 
     for link in (environment / "bin").glob("python*"):
-        link.unlink()  # to the Python of an earlier image
+        if link.is_symlink():  # to the Python of an earlier image
+            link.unlink()
     venv.create(environment, symlinks=True)
     site = environment / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     # The environment itself is where earlier releases installed packages.
@@ -25,9 +29,8 @@ def prepare(environment: Path) -> None:
     (site / "image.pth").write_text("\n".join(shared) + "\n")
     python = environment / "bin/python"
     pip = environment / "bin/pip"
-    if not pip.exists():
-        pip.write_text(f'#!/bin/sh\nexec {python} -m pip "$@"\n')
-        pip.chmod(0o755)
+    pip.write_text(f'#!/bin/sh\nexec {python} -m pip "$@"\n')
+    pip.chmod(0o755)
     # Apart from what packages install: JupyterLab's own Python runs no kernels.
     kernel = environment / "jupyter/kernels/python3/kernel.json"
     kernel.parent.mkdir(parents=True, exist_ok=True)
@@ -40,11 +43,13 @@ def main(arguments: list[str]) -> None:
     environment = Path(PACKAGES)
     try:
         prepare(environment)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        # The image's own kernel runs: files can be deleted with it.
         print(f"Packages can't be installed: {error}", file=sys.stderr, flush=True)
-    folders = [str(environment / "jupyter"), str(environment / "share/jupyter"), os.environ.get("JUPYTER_PATH", "")]
-    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, folders))
-    os.environ["PATH"] = os.pathsep.join([str(environment / "bin"), os.environ.get("PATH", os.defpath)])
+    else:
+        folders = [str(environment / "jupyter"), str(environment / "share/jupyter"), os.environ.get("JUPYTER_PATH", "")]
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, folders))
+        os.environ["PATH"] = os.pathsep.join([str(environment / "bin"), os.environ.get("PATH", os.defpath)])
     # Isolated: a person's file with the name of a module must not keep it from starting.
     os.execv(sys.executable, [sys.executable, "-I", "-m", "jupyterlab", *arguments])
 
