@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 IMAGE = f"dev.local/llmariner/notebook:{__version__}"
 # JupyterLab looks once a minute whether it is idle.
-IDLE_SECONDS = 45
+IDLE_SECONDS = 20
 VERSION = "import importlib.metadata as m, sample_pack; print(sample_pack.VERSION, m.version('sample-pack'))"
 PATH = "/v1/workspaces/notebooks"
 
