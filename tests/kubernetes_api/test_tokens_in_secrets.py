@@ -42,8 +42,10 @@ def holders(api: Caller, namespace: str) -> set[tuple[str, str]]:
             continue
         code, listed = api.request("GET", resource.path(namespace))
         for each in listed["items"] if code == 200 else ():
-            texts = [json.dumps(each), *(base64.b64decode(value).decode() for value in each.get("data", {}).values())]
-            if any(TOKEN in text for text in texts):
+            # A cluster's controllers make others, such as a ConfigMap of authorities, whose data is no base64.
+            encoded = each.get("data", {}).values() if resource == SECRETS else ()
+            texts = [json.dumps(each).encode(), *map(base64.b64decode, encoded)]
+            if any(TOKEN.encode() in text for text in texts):
                 found.add((resource.kind, each["metadata"]["name"]))
     return found
 
