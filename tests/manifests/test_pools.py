@@ -134,6 +134,14 @@ def test_the_activator_leaves_the_token_path_once_a_replica_is_ready(production:
     }
 
 
+def test_the_control_function_outlives_those_that_ask_it(production: Rendered) -> None:
+    key = "autoscaling.knative.dev/scale-to-zero-pod-retention-period"
+    said = {
+        s["metadata"]["name"]: s["spec"]["template"]["metadata"]["annotations"].get(key) for s in production.services()
+    }
+    assert {name: value for name, value in said.items() if value is not None} == {"internal-gateway": "300s"}
+
+
 def template(name: str) -> Any:
     return yaml.safe_load((CHECKOUT / "kserve/templates" / f"{name}.yaml").read_text())
 

@@ -61,6 +61,8 @@ class Scale:
     utilization: float | None = None
     burst: int | None = None
     """target-burst-capacity: spare requests below which the activator stays in the path; 0: it leaves immediately."""
+    kept_seconds: int | None = None
+    """How long the last pod stays without requests, when Knative would end it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +155,7 @@ def _parse_file(parse: Callable[[Any, str], W], path: Path, checkout: Path) -> W
 def _parse_function(body: Any, source: str) -> Function:
     deploy, options = body["deploy"], body["deploy"].get("options", {})
     annotations = _own_annotations(
-        deploy["annotations"], {"routes", "visibility", "burst-capacity", *COMMON_ANNOTATIONS}
+        deploy["annotations"], {"routes", "visibility", "burst-capacity", "kept-seconds", *COMMON_ANNOTATIONS}
     )
     visibility = annotations.get("visibility", "public")
     if visibility not in ("public", "cluster-local"):
@@ -171,7 +173,9 @@ def _parse_function(body: Any, source: str) -> Function:
         timeout_seconds=int(annotations.get("timeout-seconds", "60")),
         extras=_parse_extras(annotations),
         kubernetes_role=_parse_kubernetes_role(annotations),
-        scale=Scale(**scale, burst=int(annotations["burst-capacity"]) if "burst-capacity" in annotations else None),
+        scale=Scale(
+            **scale, burst=_number(annotations, "burst-capacity"), kept_seconds=_number(annotations, "kept-seconds")
+        ),
         requests={**DEFAULT_REQUESTS, **resources.get("requests", {})},
         limits={**DEFAULT_LIMITS, **limits},
         variables=parse_variables(body.get("run", {}).get("envs", [])),
@@ -201,6 +205,10 @@ def _parse_consumer(body: Any, source: str) -> Consumer:
         concurrency=int(annotations.get("concurrency", "10")),
         limits={**DEFAULT_LIMITS, **({"memory": annotations["memory"]} if "memory" in annotations else {})},
     )
+
+
+def _number(annotations: Mapping[str, str], name: str) -> int | None:
+    return int(annotations[name]) if name in annotations else None
 
 
 def _own_annotations(found: Mapping[str, str], supported: set[str]) -> dict[str, str]:

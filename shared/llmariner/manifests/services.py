@@ -119,6 +119,7 @@ def _autoscaling_annotations(scale: Scale) -> dict[str, str]:
         "target": scale.target,
         "target-utilization-percentage": scale.utilization,
         "target-burst-capacity": scale.burst,
+        "scale-to-zero-pod-retention-period": None if scale.kept_seconds is None else f"{scale.kept_seconds}s",
     }
     return {f"autoscaling.knative.dev/{key}": str(value) for key, value in values.items() if value is not None}
 

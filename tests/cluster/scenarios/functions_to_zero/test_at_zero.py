@@ -19,7 +19,7 @@ from ..functions import Functions
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 _SECONDS = 30
-_ZERO_SECONDS = 400
+_ZERO_SECONDS = 700
 _OURS = (NAMESPACE, MODELS_NAMESPACE, "llmariner-gateway")
 
 

@@ -27,7 +27,7 @@ from ..functions import Call, Functions
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
 ROUNDS = int(os.environ.get("LLMARINER_COLD_STARTS", "3"))
-_ZERO_SECONDS = 400
+_ZERO_SECONDS = 700
 _SCALE_SECONDS = 150
 _LOOKS = 200
 # These respond before they read a body, so that their requests can't be held open: the load is as fast as they respond.
