@@ -51,7 +51,7 @@ def test_a_secret_is_never_read_back(send: Any, installation: Installation) -> N
     listed = send("GET")
     assert listed.json == {"object": "list", "data": [again], "has_more": False}
     assert b'cret"' not in listed.body + made.body
-    member = NewKey("member", frozenset({"api.fine_tuning.jobs.read", "api.fine_tuning.jobs.write"}))
+    member = NewKey("reads credentials", frozenset({"api.fine_tuning.jobs.read", "api.fine_tuning.jobs.write"}))
     _, key = installation.context.keys.create(installation.owner, member)
     assert send("GET", key=key).json["data"] == [again]
     assert_error(send("POST", body={"type": "mlflow", "secret": "x"}, key=key), 403, code="insufficient_permissions")

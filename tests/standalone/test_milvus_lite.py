@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from llmariner.platform.serving.static import StaticServing
 from llmariner.platform.vectors import Chunk, Collection, VectorIndexUnavailable
 from llmariner.platform.vectors.milvus import MilvusIndex
 from llmariner.settings import Secret, StandaloneSettings, VectorSettings
@@ -165,7 +166,8 @@ def platform_of(env: dict[str, str]) -> StandalonePlatform:
 def test_platform_has_an_index_of_its_own_and_ends_it(tmp_path: Path) -> None:
     env = environment_of(tmp_path / "home", tmp_path / "cache")
     # It is stopped without having been started, and so has no serving adapter of its own.
-    platform = platform_of(env | {"LLMARINER_SERVING": "static", "LLMARINER_SERVING_STATIC": "{}"})
+    platform = platform_of(env)
+    platform.context.serving = StaticServing("{}")
     platform.prepare()
     platform.context.vectors.upsert(COLLECTION, "proj_1", [HERE])
     assert (tmp_path / "home" / "vectors").stat().st_mode & 0o777 == 0o700
