@@ -30,12 +30,17 @@ def limited(desk: TrainingDesk, owner: KeyOwner, number: int = 2) -> TrainingDes
     return desk
 
 
-def finished(desk: TrainingDesk) -> tuple[str, str]:
-    """The result and the first checkpoint of a job that has succeeded."""
+def half_trained(desk: TrainingDesk) -> str:
+    """A job that runs, and has made its first checkpoint."""
     job_id = desk.training()
     first = desk.result(job_id, 1, "adapter", job_id.encode())
     desk.report(job_id, 1, step(3), {"type": "checkpoint", "step": 3, "file_id": first})
-    job = desk.finish(job_id)
+    return job_id
+
+
+def finished(desk: TrainingDesk) -> tuple[str, str]:
+    """The result and the first checkpoint of a job that has succeeded."""
+    job = desk.finish(half_trained(desk))
     assert job.status is Status.SUCCEEDED
     return job.output_model, f"{job.output_model}:ckpt-step-3"
 
@@ -79,6 +84,10 @@ def test_what_exists_and_what_is_under_way_count_together(desk: TrainingDesk) ->
     desk.registry.delete(checkpoint, project_id=desk.project_id)
     desk.create()
     assert_full(desk, 1, 1)
+    job_id = half_trained(limited(desk, desk.owner, 3))
+    assert_full(desk, 1, 2)
+    desk.jobs.cancel(desk.caller, job_id)
+    assert_full(desk, 2, 1)  # its checkpoint remains
     limited(desk, desk.owner, 0).create()
 
 
