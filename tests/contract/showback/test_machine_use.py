@@ -60,6 +60,9 @@ def test_time_of_workloads_is_shown_with_what_they_held(
 def test_a_span_over_a_full_hour_is_split(database: Database, store: Allocations, owner: KeyOwner) -> None:
     recorder = AllocationRecorder(store, clock=lambda: START + HOUR - 30.0)
     recorder.record("bj-1", Claim(owner.project_id, Kind.JOBS, {"cpu": 1000}))
+    deadline = time.monotonic() + 60
+    while not shown(database, owner) and time.monotonic() < deadline:
+        time.sleep(0.1)  # it writes in a thread of its own
     job = Workload("batch_job", "bj-1", owner.project_id)
     for _ in range(2):
         add_core_seconds(database, {job: 20.0}, START + HOUR - 30.0, START + HOUR + 10.0)

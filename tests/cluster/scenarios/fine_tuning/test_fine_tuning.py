@@ -65,18 +65,17 @@ def test_a_job_waits_trains_in_two_pods_survives_a_kill_and_its_model_answers(tr
     numbers = {"n_epochs": 5, "batch_size": 4, "learning_rate_multiplier": 2}
     client.ticking("an empty pool", lambda: batch_jobs.admitted(installed))
     others = [batch_jobs.create(installed, REST="600") for _ in range(2)]
-    for each in others:
-        batch_jobs.wait_for(installed, each, "running")
-    file = trainings.upload()
-    job_id = trainings.create(PACKAGED, file, workers=2, **numbers)
+    with batch_jobs.deleted_at_end(installed, others):
+        for each in others:
+            batch_jobs.wait_for(installed, each, "running")
+        file = trainings.upload()
+        job_id = trainings.create(PACKAGED, file, workers=2, **numbers)
 
-    def not_in_line() -> str | None:
-        line = trainings.job(job_id)["queue"]
-        return None if line and line["place"] == 1 and "quota" in line["reason"] else str(line)
+        def not_in_line() -> str | None:
+            line = trainings.job(job_id)["queue"]
+            return None if line and line["place"] == 1 and "quota" in line["reason"] else str(line)
 
-    until("its place and the reason are shown", not_in_line, seconds=180)
-    for each in others:
-        trainings.call("DELETE", f"/batch/jobs/{each}")
+        until("its place and the reason are shown", not_in_line, seconds=180)
 
     trainings.wait_for(job_id, "running")
     until("an epoch ends", lambda: None if len(trainings.losses(job_id)) >= 4 else "no epoch yet", seconds=200)

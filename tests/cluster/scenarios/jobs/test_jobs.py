@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import urllib.request
 import uuid
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -66,10 +68,29 @@ def left(installed: Installed, job_id: str) -> str | None:
     return ", ".join(names) or None
 
 
+@contextlib.contextmanager
+def deleted_at_end(installed: Installed, jobs: Sequence[str]) -> Iterator[None]:
+    """Delete jobs at last, and wait until nothing is left of them: what failed must not keep the pool full."""
+    try:
+        yield
+    finally:
+        for each in jobs:
+            status, answer = installed.call("DELETE", f"/batch/jobs/{each}")
+            assert status in (200, 404), answer
+        for each in jobs:
+            until(f"nothing is left of {each}", lambda each=each: left(installed, each), seconds=90)  # type: ignore[misc]
+
+
 def admitted(installed: Installed) -> str | None:
     """What holds the pool's quota; None: nothing."""
     items = get(installed.lab, "workloads", "-n", MODELS_NAMESPACE)["items"]
     return ", ".join(each["metadata"]["name"] for each in items) or None
+
+
+def not_in_line(installed: Installed, job_id: str) -> str | None:
+    """What is shown of a job that waits in place of its turn, the first in line, and the reason; None: that is shown."""
+    line = job(installed, job_id)["queue"]
+    return None if line and line["place"] == 1 and "quota" in line["reason"] else str(line)
 
 
 def test_jobs_run_wait_in_line_and_leave_nothing(installed: Installed) -> None:
@@ -77,28 +98,21 @@ def test_jobs_run_wait_in_line_and_leave_nothing(installed: Installed) -> None:
     client.ticking("an empty pool", lambda: admitted(installed))
     client.close()
     first = create(installed)
-    ended = wait_for(installed, first, "succeeded")
-    assert ended["started_at"] <= ended["finished_at"]
-    assert ended["environment"] == "In a container of its image, on the cluster."
-    assert output(installed, first) == "LR 0.1\n"
+    with deleted_at_end(installed, [first]):
+        ended = wait_for(installed, first, "succeeded")
+        assert ended["started_at"] <= ended["finished_at"]
+        assert ended["environment"] == "In a container of its image, on the cluster."
+        assert output(installed, first) == "LR 0.1\n"
 
     # The overlay's pool has room for two jobs.
     running = [create(installed, REST="600") for _ in range(2)]
-    for each in running:
-        wait_for(installed, each, "running")
-    waiting = create(installed)
-
-    def not_in_line() -> str | None:
-        line = job(installed, waiting)["queue"]
-        return None if line and line["place"] == 1 and "quota" in line["reason"] else str(line)
-
-    until("its place and the reason are shown", not_in_line, seconds=60)
-    installed.call("POST", f"/batch/jobs/{running[0]}/cancel")
-    wait_for(installed, running[0], "canceled")
-    wait_for(installed, waiting, "succeeded")
-    for each in (first, waiting, *running):
-        status, answer = installed.call("DELETE", f"/batch/jobs/{each}")
-        assert status == 200, answer
-    for each in (first, waiting, *running):
-        until(f"nothing is left of {each}", lambda each=each: left(installed, each), seconds=90)  # type: ignore[misc]
+    with deleted_at_end(installed, running):
+        for each in running:
+            wait_for(installed, each, "running")
+        waiting = create(installed)
+        with deleted_at_end(installed, [waiting]):
+            until("its place and the reason are shown", lambda: not_in_line(installed, waiting), seconds=60)
+            installed.call("POST", f"/batch/jobs/{running[0]}/cancel")
+            wait_for(installed, running[0], "canceled")
+            wait_for(installed, waiting, "succeeded")
     assert installed.call("GET", f"/batch/jobs/bj-{uuid.uuid4().hex}")[0] == 404
