@@ -6,6 +6,7 @@ back. Where nobody saw the end, because the platform was killed with the workloa
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,7 @@ class Allocations:
 
         An end that is recorded was a mistake, such as after a list that lacked it, unless a later one has begun.
         """
+        now_ms = round(time.time() * 1000)
         mine = (_c.cluster_id == allocation.cluster_id) & _c.id.startswith(prefix, autoescape=True)
         later = select(_c.id).where(mine, _c.started_ms > allocation.started_ms).limit(1)
         ended = (_c.id == allocation.id) & (_c.ended_ms != NOT_ENDED)
@@ -79,6 +81,8 @@ class Allocations:
                 known = not session.run(update(allocations).where(ended).values(ended_ms=NOT_ENDED, settled=False))
             if not known:
                 _emit(session, STARTED, row)
+            lasts = (_c.id == allocation.id) & (_c.ended_ms == NOT_ENDED) & (_c.seen_ms < now_ms)
+            session.run(update(allocations).where(lasts).values(seen_ms=now_ms))
 
         self._database.transact(write)
 
@@ -101,6 +105,10 @@ class Allocations:
         for row in self.open(cluster_id):
             if ids is None or row.id in ids:
                 self._end_where(_c.id == row.id, None)
+
+    def end_unseen(self, cluster_id: str, before_ms: int) -> None:
+        """As `end_when_last_seen`, those that nobody has seen since then."""
+        self.end_when_last_seen(cluster_id, {row.id for row in self.open(cluster_id) if row.seen_ms < before_ms})
 
     def see(self, cluster_id: str, at_ms: int) -> None:
         """Record that the open allocations of a cluster still last."""

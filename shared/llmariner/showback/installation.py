@@ -43,7 +43,10 @@ def cluster_allocations(env: Environment, database: Database) -> ClusterAllocati
 
 
 def check_worker_clusters(database: Database, clusters: ClusterInstallation) -> None:
-    """Record what jobs and models hold on worker clusters. A cluster that is away is left for later."""
+    """Record what jobs and models hold on worker clusters. A cluster that is away is left for later.
+
+    Once it is lost, what it held begins again elsewhere, and what can't be seen there is not charged any longer.
+    """
     from llmariner.platform.capacity.kueue_workloads import KueueWorkloads
 
     store = Allocations(database)
@@ -61,6 +64,7 @@ def check_worker_clusters(database: Database, clusters: ClusterInstallation) -> 
         except Exception:
             # A cluster is its organization's, and may say anything: that of one holds up no other.
             _log.exception("what the cluster %s says of its Workloads can't be recorded", cluster_id)
+        store.end_unseen(cluster_id, round((time.time() - clusters.settings.lost_seconds) * 1000))
 
 
 def request_check(env: Environment, database: Database) -> None:

@@ -224,8 +224,9 @@ def test_workloads_that_can_not_be_read_hold_up_no_other_cluster(here: Clusters)
         asked.append(cluster_id)
         return Nonsense()
 
-    statuses = ClusterStatuses(here.database, WorkerClusterSettings())
-    installation: Any = SimpleNamespace(statuses=statuses, remote=SimpleNamespace(connection_to=connection_to))
+    settings = WorkerClusterSettings()
+    statuses, remote = ClusterStatuses(here.database, settings), SimpleNamespace(connection_to=connection_to)
+    installation: Any = SimpleNamespace(statuses=statuses, remote=remote, settings=settings)
     check_worker_clusters(here.database, installation)
     assert sorted(asked) == sorted([west, east])
 

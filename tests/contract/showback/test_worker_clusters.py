@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
-from llmariner.errors import Conflict
+from llmariner.cluster_settings import WorkerClusterSettings
+from llmariner.errors import Conflict, Unavailable
 from llmariner.models.model import NewModel, SourceRepository
 from llmariner.models.registry import ModelRegistry
 from llmariner.models.tables import model_placements
@@ -25,7 +26,7 @@ from llmariner.showback.tables import NOT_ENDED, allocations
 from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.tables import projects
 
-from ..worker_clusters import ClusterDesk
+from ..worker_clusters import LOST, ClusterDesk
 
 HELD = "2026-11-30T10:00:00Z"
 Body = dict[str, Any]
@@ -37,8 +38,11 @@ class Connection:
     def __init__(self) -> None:
         self.workloads: list[Any] = []
         self.pods: dict[str, Any] = {}
+        self.forbidden = False
 
     def list(self, resource: Any, namespace: str) -> Any:
+        if self.forbidden:
+            raise Forbidden("It is forbidden.")
         items: list[Any] = [{"metadata": 5}] if resource == LOCAL_QUEUES else []
         if resource == WORKLOADS:
             items = [each for each in self.workloads if _namespace(each) == namespace]
@@ -48,6 +52,8 @@ class Connection:
         assert (resource, namespace) == (PODS, "llmariner-models")
         if name == "refused":
             raise Forbidden("It is refused.")
+        if name == "away":
+            raise Unavailable("It is away.")
         return self.pods.get(name)
 
     def engine(self, name: str, service: str, model: str = "", **usage: Any) -> Body:
@@ -101,7 +107,8 @@ class Desk:
     def check(self) -> dict[str, Any]:
         """The rows of allocations by their pods."""
         remote = SimpleNamespace(connection_to=lambda _: self.api)
-        installation: Any = SimpleNamespace(statuses=self.clusters.workers._statuses, remote=remote)
+        statuses, settings = self.clusters.workers._statuses, WorkerClusterSettings()
+        installation: Any = SimpleNamespace(statuses=statuses, remote=remote, settings=settings)
         check_worker_clusters(self.database, installation)
         with self.database.read() as session:
             return {row.pods: row for row in session.rows(select(allocations))}
@@ -147,6 +154,28 @@ def test_what_an_engine_holds_ends_with_its_placement_or_its_workload(here: Desk
     rows = here.check()
     assert rows["a"].ended_ms - rows["a"].started_ms == 7000
     assert rows["b"].ended_ms < NOT_ENDED, "a cluster that keeps it is not believed"
+
+
+@pytest.mark.parametrize("how", ["lost", "refused", "cut short"])
+def test_what_nobody_sees_any_more_is_not_charged_beside_its_successor(here: Desk, owner: KeyOwner, how: str) -> None:
+    service = here.model("m", owner.project_id)
+    here.api.engine("own", service)
+    (row,) = here.check().values()
+    long_ago = row.seen_ms - round(LOST * 1000) - 5000
+    if how == "lost":
+        here.clusters.lose(here.west)
+    elif how == "refused":
+        here.api.forbidden = True
+    else:
+        here.api.engine("away", service)
+    assert here.check()["own"].ended_ms == NOT_ENDED, "it may be back soon"
+    with here.database.write() as session:
+        session.run(update(allocations).values(seen_ms=long_ago))
+    assert here.check()["own"].ended_ms == (NOT_ENDED if how == "cut short" else long_ago)
+    here.api.forbidden = False
+    here.clusters.come_back(here.west)
+    row = here.check()["own"]
+    assert (row.ended_ms, row.settled) == (NOT_ENDED, False), "it was there all the time"
 
 
 def test_a_workload_that_can_not_be_read_is_counted_and_holds_up_no_other(
