@@ -22,6 +22,7 @@ __all__ = ["Claim", "GradedAnswer", "claim_grade", "find_grade", "keep_grade", "
 
 _CLAIM_SECONDS = 90.0
 """Longer than a request may take: the most that a killed one delays the next."""
+_ENDED = {"claimed_digest": None, "claimed_until": None}
 
 
 @dataclass(frozen=True)
@@ -80,21 +81,25 @@ def claim_grade(session: WriteSession, job: Row[Any], answer: GradedAnswer) -> C
 def keep_grade(session: WriteSession, claim: Claim, grade: Grade) -> None:
     """Keep the grade of an answer that was claimed, in place of that of another answer, and end the claim.
 
+    Unless another request has the place meanwhile, or had it: a grade that was given is not given again as another one.
     Where the job has ended or has a later state there is no place for it any more.
     """
     kept = {"digest": claim.answer.digest, "reward": grade.reward, "errors": json.dumps(dict(grade.errors))}
-    session.run(update(fine_tuning_grades).where(*_at(claim.job_id, claim.answer)).values(**kept))
-    release_grade(session, claim)
+    session.run(update(fine_tuning_grades).where(*_held(claim)).values(**kept, **_ENDED))
 
 
 def release_grade(session: WriteSession, claim: Claim) -> None:
     """End a claim, unless another request has the place: what follows may grade the answer at once."""
+    # While a judging model can't be asked, a job may name any number of places.
+    session.run(delete(fine_tuning_grades).where(*_held(claim), fine_tuning_grades.c.digest == ""))
+    session.run(update(fine_tuning_grades).where(*_held(claim)).values(**_ENDED))
+
+
+def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    """The condition for the row of a claim that no other request has replaced."""
     c = fine_tuning_grades.c
     held = (c.claimed_digest == claim.answer.digest, c.claimed_until == claim.until)
-    this, ended = (*_at(claim.job_id, claim.answer), *held), {"claimed_digest": None, "claimed_until": None}
-    # While a judging model can't be asked, a job may name any number of places.
-    session.run(delete(fine_tuning_grades).where(*this, c.digest == ""))
-    session.run(update(fine_tuning_grades).where(*this).values(**ended))
+    return (*_at(claim.job_id, claim.answer), *held)
 
 
 def _at(job_id: str, answer: GradedAnswer) -> tuple[ColumnElement[bool], ...]:

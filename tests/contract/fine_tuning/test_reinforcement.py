@@ -339,7 +339,7 @@ def test_an_answer_for_which_two_requests_ask_at_the_same_time_is_paid_once(
         with pytest.raises(Unavailable) as raised:
             grade("x")
         refused.append(raised.value)
-        assert grade("y").reward == 0.25, "another answer does not wait"
+        assert grade("x", place=(1, "b")).reward == 0.25, "the same answer at another place does not wait"
 
     path.before = ask_again
     first = grade("x")
@@ -375,6 +375,26 @@ def test_the_claim_of_a_request_that_was_killed_ends_by_itself_and_that_of_one_t
         assert reading.rows(select(fine_tuning_grades)) == [], "a job may ask for any number of places"
     assert grade().reward == 1
     assert len(path.requests) == 3
+
+
+@pytest.mark.parametrize("second", ["x", "y"])
+def test_a_request_whose_claim_has_ended_replaces_no_grade_of_the_one_that_followed_it(
+    desk: TrainingDesk, path: TokenPath, second: str
+) -> None:
+    worker, c = desk.worker(training(desk, JUDGE), 1), fine_tuning_grades.c
+    grade = partial(desk.tuning.grades.grade_of_job, worker, LINES[0], place=(1, "a"))
+
+    def follow(_: object) -> None:
+        path.before = lambda _: None
+        if second == "x":  # another answer does not wait
+            with desk.database.write() as session:
+                session.run(update(fine_tuning_grades).values(claimed_until=c.claimed_until - 120))
+        assert grade(second).reward == 0.75
+
+    path.before, path.chat_answers = follow, [chat("0.75"), chat("0.25")]
+    grade("x")
+    assert grade(second).reward == 0.75
+    assert len(path.requests) == 2
 
 
 def test_two_workers_and_a_process_after_them_pay_for_each_answer_once(desk: TrainingDesk, path: TokenPath) -> None:
