@@ -19,7 +19,6 @@ from llmariner.batch_jobs.port_ids import port_id
 from llmariner.batch_jobs.result_uploads import discard_results
 from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.errors import PlatformError
-from llmariner.job_placement.leftovers import note_leftovers
 from llmariner.job_placement.worker_clusters import Needs
 from llmariner.platform.database import WriteSession
 from llmariner.platform.jobs import Phase
@@ -57,7 +56,6 @@ class MovableBatchJobs:
         values: dict[str, Any] = {"cluster_id": cluster_id, "placement": now.placement + 1, "placed_at": time.time()}
         values |= {"status": Phase.QUEUED.value, "environment": WORKER_ENVIRONMENT, "results_error": None}
         session.run(update(batch_jobs).where(batch_jobs.c.id == job.id).values(**values))
-        note_leftovers(session, self.names(job), job.cluster_id)
         cause = {"code": code, "message": f"{reason}, and begins again there."}
         add_job_event(session, REQUEUED, job, restarts=job.restarts, error=cause, cluster_id=cluster_id)
         add_job_event(session, CHANGE_REQUESTED, job, change="run")

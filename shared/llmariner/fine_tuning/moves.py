@@ -17,7 +17,6 @@ from llmariner.fine_tuning.jobs import change_status, request_change, select_job
 from llmariner.fine_tuning.placement import NEEDS
 from llmariner.fine_tuning.requirements import TrainingSize, problem_elsewhere
 from llmariner.fine_tuning.tables import fine_tuning_jobs
-from llmariner.job_placement.leftovers import note_leftovers
 from llmariner.job_placement.worker_clusters import Needs
 from llmariner.job_settings import JobSettings
 from llmariner.models.registry import ModelRegistry
@@ -60,7 +59,6 @@ class MovableTrainings:
         found = session.first(query)
         if found is None or (found.status, found.attempt) != (job.status, job.attempt):
             return None
-        note_leftovers(session, self.names(found), found.cluster_id)
         again = Status.VALIDATING_FILES if found.stage == Stage.CHECK else Status.QUEUED
         placed = {"cluster_id": cluster_id, "placed_at": time.time()}
         change_status(session, found, again, attempt=found.attempt + 1, **placed)

@@ -44,7 +44,7 @@ class MovableJobs(Protocol):
     def queue(
         self, session: WriteSession, job: Row[Any], cluster_id: str, code: str, reason: str
     ) -> Callable[[], None] | None:
-        """Queue it on a cluster under the next name, and note what it leaves where it was. Returns what follows the commit.
+        """Queue it on a cluster under the next name. Returns what follows the commit.
 
         None, without a change: it has changed since it was read. `reason`: a sentence without its end; `code` for programs.
         """
@@ -134,7 +134,10 @@ class Moves:
     def _queue(self, job: Row[Any], choose: Callable[[WriteSession], str | None], code: str, reason: str) -> bool:
         def move(session: WriteSession) -> Callable[[], None] | None:
             cluster_id = choose(session)
-            return None if cluster_id is None else self._jobs.queue(session, job, cluster_id, code, reason)
+            follow = None if cluster_id is None else self._jobs.queue(session, job, cluster_id, code, reason)
+            if follow is not None:
+                self.leave(session, job)
+            return follow
 
         follow = self._database.transact(move)
         if follow is not None:
