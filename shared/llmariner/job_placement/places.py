@@ -48,15 +48,13 @@ class JobPlaces:
         Raises those, NotFound for a cluster, Conflict where no cluster is there.
         """
         home = {"requested_cluster_id": cluster_id}
-        problem = _problem(check_home)
         if self._workers is None:
-            if problem is not None:
-                raise problem
+            check_home()
             return lambda _: home
         allowed = self._workers.allowed(owner.organization_id, owner.project_id, only=cluster_id)
-        if not any(each.is_local for each in allowed):
-            problem = None  # it may not run at home anyway
-        elif problem is None:
+        at_home = any(each.is_local for each in allowed)
+        problem = _problem(check_home) if at_home else None
+        if at_home and problem is None:
             return lambda _: home
         places = self._workers.places(allowed, needs)
         if not places.candidates:
