@@ -321,7 +321,7 @@ class Context:
 
     @cached_once
     def job_clusters(self) -> WorkerClusters:
-        """The worker clusters on which batch jobs may run."""
+        """The worker clusters on which jobs may run."""
         from llmariner.batch_jobs.installation import worker_clusters
 
         return worker_clusters(

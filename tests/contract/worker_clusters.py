@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
+from llmariner.batch_jobs.placement import placed_gpus
 from llmariner.cluster_settings import WorkerClusterSettings
 from llmariner.clusters.inventory import Inventory, Node, ProductTotal
 from llmariner.clusters.status import ClusterStatuses
@@ -66,7 +67,12 @@ class ClusterDesk:
         self.ports: dict[str, AwayJobs] = {}
         statuses = ClusterStatuses(database, WorkerClusterSettings())
         self.workers = WorkerClusters(
-            database, statuses, lambda id_, *_: self.ports[id_], images=IMAGES, lost_seconds=LOST
+            database,
+            statuses,
+            lambda id_, *_: self.ports[id_],
+            images=IMAGES,
+            lost_seconds=LOST,
+            placed_gpus=placed_gpus,
         )
 
     def add(self, name: str, *, allocated: int = 0, work: bool = True, node: Node = GPU_NODE) -> str:

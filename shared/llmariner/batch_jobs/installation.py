@@ -56,6 +56,7 @@ def worker_clusters(
     tokens: Callable[[], JobTokens],
 ) -> WorkerClusters:
     """The worker clusters on which jobs may run, in their namespace of the same name everywhere."""
+    from llmariner.batch_jobs.placement import placed_gpus
     from llmariner.job_placement.worker_clusters import WorkerClusters
 
     settings = JobSettings.load(env)
@@ -71,8 +72,14 @@ def worker_clusters(
         made = worker_cluster_settings(env, settings, cluster, gpus=gpus, resources=resources, output_url=url)
         return KubernetesJobs(cluster, made, DataLinks(database, links, url), lambda job_id: tokens().issue(job_id))
 
-    lost_seconds = clusters.settings.lost_seconds
-    return WorkerClusters(database, clusters.statuses, make_port, images=settings.references, lost_seconds=lost_seconds)
+    return WorkerClusters(
+        database,
+        clusters.statuses,
+        make_port,
+        images=settings.references,
+        lost_seconds=clusters.settings.lost_seconds,
+        placed_gpus=placed_gpus,
+    )
 
 
 def result_uploads(

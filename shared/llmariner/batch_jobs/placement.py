@@ -1,20 +1,25 @@
-"""Where batch jobs run: what a place must have for one."""
+"""Where batch jobs run: what a place must have for one, and what those have taken that were placed a moment ago."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
+from sqlalchemy import func, select
+
 from llmariner.batch_jobs.batch_job import NewBatchJob
+from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.job_placement.places import Choice, JobPlaces
 from llmariner.job_placement.worker_clusters import Needs
 from llmariner.job_settings import JobSettings, no_job_runner
-from llmariner.platform.database import WriteSession
+from llmariner.platform.database import ReadSession, WriteSession
+from llmariner.platform.jobs import Phase
 from llmariner.tenancy.principal import KeyOwner
 
-__all__ = ["WORKER_ENVIRONMENT", "choose_place"]
+__all__ = ["WORKER_ENVIRONMENT", "choose_place", "placed_gpus"]
 
 WORKER_ENVIRONMENT = "In a container of its image, on a worker cluster."
+_ACTIVE = (Phase.QUEUED.value, Phase.RUNNING.value)
 
 
 def choose_place(places: JobPlaces, settings: JobSettings, owner: KeyOwner, new: NewBatchJob) -> Choice:
@@ -39,3 +44,11 @@ def choose_place(places: JobPlaces, settings: JobSettings, owner: KeyOwner, new:
         return {"environment": WORKER_ENVIRONMENT if chosen.get("cluster_id") else environments[0], **chosen}
 
     return columns
+
+
+def placed_gpus(session: ReadSession, cluster_id: str, since: float) -> int:
+    """GPUs of the jobs that were placed on a cluster since then (Unix seconds), and have not ended."""
+    c = batch_jobs.c
+    gpus = func.sum(c.gpu_count * func.coalesce(c.worker_count, 1))
+    placed = (c.cluster_id == cluster_id) & (c.placed_at >= since) & c.status.in_(_ACTIVE)
+    return int(session.value(select(gpus).where(placed)) or 0)

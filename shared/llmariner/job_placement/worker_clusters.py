@@ -7,21 +7,19 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
-from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.clusters.assignments import assigned_clusters
 from llmariner.clusters.cluster import Cluster
 from llmariner.clusters.placement import Candidate, Decision, Demand, place
 from llmariner.clusters.status import ClusterStatus, ClusterStatuses
 from llmariner.clusters.tables import clusters
 from llmariner.errors import NotFound, Unavailable
-from llmariner.platform.database import Database, WriteSession
-from llmariner.platform.jobs import Jobs, Phase
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.platform.jobs import Jobs
 
 __all__ = ["Needs", "Places", "WorkerClusters", "chosen_cluster", "control_plane_url"]
 
-_ACTIVE = (Phase.QUEUED.value, Phase.RUNNING.value)
 _MAX_CLUSTERS = 100
 """Of a project, that are looked at for a job."""
 _PORT_SECONDS = 60.0
@@ -29,6 +27,8 @@ _PORT_SECONDS = 60.0
 
 MakePort = Callable[[str, ClusterStatus, bool], Jobs]
 """Makes what runs jobs on a cluster; `bool`: jobs with GPUs."""
+PlacedGpus = Callable[[ReadSession, str, float], int]
+"""GPUs of the jobs that were placed on a cluster since a time (Unix seconds), and have not ended."""
 
 
 @dataclass(frozen=True)
@@ -46,29 +46,26 @@ class Places:
     candidates: tuple[Candidate, ...]
     needs: Needs
     known_at: float
+    placed_gpus: PlacedGpus
 
     def choose(self, session: WriteSession, *, without: str | None = None) -> Decision:
         """The best cluster, with what was placed meanwhile: two choices at once wait for each other at clusters' rows."""
         ids = [each.cluster_id for each in self.candidates if each.cluster_id != without]
         locked = select(clusters.c.id).where(clusters.c.id.in_(ids)).order_by(clusters.c.id).with_for_update()
         known = {row.id for row in session.rows(locked)} if ids else set()
-        present = [_with_assumed(session, each, self.known_at) for each in self.candidates if each.cluster_id in known]
+        present = [self._with_assumed(session, each) for each in self.candidates if each.cluster_id in known]
         return place(Demand(gpus=self.needs.gpus), present)
 
-
-def _with_assumed(session: WriteSession, candidate: Candidate, known_at: float) -> Candidate:
-    """With the GPUs of jobs that were placed there since its inventory."""
-    since = known_at - (candidate.inventory_age_seconds or 0.0)
-    c = batch_jobs.c
-    gpus = func.sum(c.gpu_count * func.coalesce(c.worker_count, 1))
-    mine = (c.cluster_id == candidate.cluster_id) & (c.placed_at >= since) & c.status.in_(_ACTIVE)
-    return replace(candidate, assumed_gpus=int(session.value(select(gpus).where(mine)) or 0))
+    def _with_assumed(self, session: WriteSession, candidate: Candidate) -> Candidate:
+        """With the GPUs of jobs that were placed there since its inventory."""
+        since = self.known_at - (candidate.inventory_age_seconds or 0.0)
+        return replace(candidate, assumed_gpus=self.placed_gpus(session, candidate.cluster_id, since))
 
 
 class WorkerClusters:
     """The worker clusters of one installation. Thread-safe. `make_port` may raise Unavailable and ClusterError.
 
-    `images`: names of those that clusters can load.
+    `images`: names of those that clusters can load. `placed_gpus`: of jobs of all kinds.
     """
 
     def __init__(
@@ -79,9 +76,11 @@ class WorkerClusters:
         *,
         images: Collection[str],
         lost_seconds: float,
+        placed_gpus: PlacedGpus,
     ) -> None:
         self._database = database
         self._images = images
+        self._placed_gpus = placed_gpus
         self._statuses = statuses
         self._make_port = make_port
         self._lost_seconds = lost_seconds
@@ -120,6 +119,7 @@ class WorkerClusters:
             ),
             needs,
             now,
+            self._placed_gpus,
         )
 
     def port(self, cluster_id: str, *, gpus: bool) -> Jobs:
