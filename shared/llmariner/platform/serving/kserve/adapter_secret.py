@@ -19,7 +19,7 @@ from llmariner.platform.kube.errors import AlreadyExists, ClusterError
 from llmariner.platform.kube.resources import SECRETS
 from llmariner.platform.serving.kserve.adapter_fetch import TOKENS_KEY, TOKENS_VOLUME, adapter_tokens, secret_name
 from llmariner.platform.serving.kserve.model_lookup import ServedEngine
-from llmariner.platform.serving.kserve.objects import MANAGED_BY_LABELS, object_name
+from llmariner.platform.serving.kserve.objects import MANAGED_BY_LABELS
 
 __all__ = ["AdapterSecrets"]
 
@@ -50,15 +50,10 @@ class AdapterSecrets:
             secret["metadata"]["ownerReferences"] = [_owner(service)]
             with contextlib.suppress(AlreadyExists):
                 self._cluster.create(secret)
-        old = None if before is None else _named_by(before)
+        name, old = service["metadata"]["name"], None if before is None else _named_by(before)
         # Somebody else's change may name any Secret.
-        if (
-            before is not None
-            and old
-            and old.startswith(f"{before['metadata']['name']}-adapters-")
-            and old != _named_by(service)
-        ):
-            self._cluster.delete(SECRETS, before["metadata"]["namespace"], old)
+        if old is not None and old != _named_by(service) and old.startswith(f"{name}-adapters-"):
+            self._cluster.delete(SECRETS, service["metadata"]["namespace"], old)
 
     def make_again(self, service: Body, served: ServedEngine) -> None:
         """Make the Secret that pods wait for, every ten seconds at most."""
@@ -74,8 +69,7 @@ class AdapterSecrets:
 
 def _secret(service: Body, served: ServedEngine) -> Body | None:
     """The Secret that an InferenceService names, of the adapters it was made with; None where it names none or another."""
-    owner = object_name(served.engine, service["metadata"]["namespace"])
-    name, tokens = secret_name(owner, served.adapters), adapter_tokens(served.adapters)
+    name, tokens = secret_name(service["metadata"]["name"], served.adapters), adapter_tokens(served.adapters)
     if not tokens or _named_by(service) != name:
         return None
     metadata = {"name": name, "namespace": service["metadata"]["namespace"], "labels": MANAGED_BY_LABELS}
@@ -85,7 +79,9 @@ def _secret(service: Body, served: ServedEngine) -> Body | None:
 
 def _named_by(service: Body) -> str | None:
     volumes = service["spec"]["predictor"].get("volumes") or ()
-    return next((each["secret"]["secretName"] for each in volumes if each["name"] == TOKENS_VOLUME), None)
+    # Somebody else's volume of this name may be of another kind.
+    named = (each.get("secret", {}).get("secretName") for each in volumes if each["name"] == TOKENS_VOLUME)
+    return next(named, None)
 
 
 def _owner(service: Body) -> Body:
