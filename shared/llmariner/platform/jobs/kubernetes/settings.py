@@ -17,32 +17,34 @@ __all__ = ["ClusterJobSettings", "load_cluster_settings", "worker_cluster_settin
 
 @dataclass(frozen=True)
 class ClusterJobSettings:
-    """Where and with what jobs run.
+    """Where and with what jobs run. Those that `JobSettings` has, too, are described there."""
 
-    `queue`: Kueue's LocalQueue of the pool, "" without Kueue; `priority`: in it; `priority_class`: of pods, "" for none.
-    `images`: names to references. `gpu_resource`: the resource of an accelerator, "" where there is none. `kept_seconds`:
-    how long an ended job's pods and output are kept.
-    `program_image`: of programs of the platform's own, whose pods mount the claims of `program_volumes` at these paths.
-    `hub`: from where they fetch weights; "": the Hugging Face Hub. `output_url`: of the function that takes the names of
-    what jobs leave, as pods reach it; "": none is kept. `on_worker_cluster`: whether pods reach the platform from outside.
-    """
-
-    namespace: str = "llmariner-jobs"
+    namespace: str = JobSettings.namespace
     queue: str = ""
+    """Kueue's LocalQueue of the pool; empty: without Kueue."""
     images: Mapping[str, str] = field(default_factory=dict)
+    """References by name."""
     gpu_resource: str = ""
-    cpu: str = "1"
+    """The resource of an accelerator; empty: there is none."""
+    cpu: str = JobSettings.cpu
     memory_bytes: int = CLUSTER_MEMORY_BYTES
-    disk_bytes: int = 4 << 30
-    seconds: float = 86_400.0
+    disk_bytes: int = JobSettings.disk_bytes
+    seconds: float = JobSettings.seconds
     kept_seconds: int = 86_400
+    """How long an ended job's pods and output are kept."""
     priority: str = "llmariner-jobs"
-    priority_class: str = ""
+    """In the queue: the name of Kueue's class."""
+    priority_class: str = JobSettings.priority_class
     program_image: str = ""
+    """Of programs of the platform's own."""
     program_volumes: Mapping[str, str] = field(default_factory=dict)
+    """The claims that their pods mount, and the paths."""
     hub: str = ""
+    """From where they fetch weights; empty: the Hugging Face Hub."""
     output_url: str = ""
+    """Of the function that takes the names of what jobs leave, as pods reach it; empty: none is kept."""
     on_worker_cluster: bool = False
+    """Whether pods reach the platform from outside."""
 
 
 def load_cluster_settings(env: Environment, settings: JobSettings, *, output_url: str = "") -> ClusterJobSettings:
