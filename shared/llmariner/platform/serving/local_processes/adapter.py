@@ -436,8 +436,9 @@ class ProcessServing:
         if crashes > 1:
             pause = min(_MAX_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (crashes - 2))
             left = max(0.0, last + pause - time.monotonic())
-            _, message, engine.detail, _ = self._failures[engine.model.id]
-            engine.message = f"{crashes} starts failed; the next is in {left:.0f} s. {message}"
+            failure = self._failures[engine.model.id]
+            engine.message = f"{crashes} starts failed; the next is in {left:.0f} s. {failure.message}"
+            engine.detail = failure.detail
             await asyncio.sleep(left)
             engine.message = engine.detail = ""
 
@@ -450,9 +451,8 @@ class ProcessServing:
                 if await self._created(each) == engine.adapters[each]:
                     error = "The engine serves another project's adapter of this name: give it another name."
                     break
-                if error := await engine.unload_adapter(
-                    self._client, each
-                ):  # it belongs to a deleted model or to another id
+                # It belongs to a deleted model or to another id.
+                if error := await engine.unload_adapter(self._client, each):
                     break
             else:
                 error = await engine.replace_adapter(self._client, model)
