@@ -16,6 +16,7 @@ __all__ = [
     "environment",
     "read_http_url",
     "read_images",
+    "read_integer",
     "read_networks",
     "read_number",
     "read_object_name",
@@ -80,6 +81,14 @@ def read_number(env: Environment, name: str, default: float, *, minimum: float =
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum:g}, not {text}.")
     return value
+
+
+def read_integer(env: Environment, name: str, default: int, *, minimum: int = 0) -> int:
+    """The same as a whole number. ValueError for a fraction: without it, 0.5 would count as 0."""
+    value = read_number(env, name, default, minimum=minimum)
+    if value != int(value):
+        raise ValueError(f"{name} must be a whole number, not {env[name]}.")
+    return int(value)
 
 
 def read_images(env: Environment, name: str, default: str = "") -> dict[str, str]:

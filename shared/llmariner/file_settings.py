@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmariner.environment import Environment, read_http_url, read_number
+from llmariner.environment import Environment, read_http_url, read_integer, read_number
 from llmariner.weight_locations import validate_locations
 
 __all__ = ["FileSettings"]
@@ -60,16 +60,16 @@ class FileSettings:
             raise ValueError(f"LLMARINER_FILE_LINK_SECONDS must be at most {_WEEK}, not {link_seconds}.")
         return cls(
             form_bytes=int(read_number(env, "LLMARINER_FILE_BYTES", cls.form_bytes, minimum=1)),
-            project_files=int(read_number(env, "LLMARINER_PROJECT_FILES", cls.project_files)),
-            project_bytes=int(read_number(env, "LLMARINER_PROJECT_FILE_BYTES", cls.project_bytes)),
+            project_files=read_integer(env, "LLMARINER_PROJECT_FILES", cls.project_files),
+            project_bytes=read_integer(env, "LLMARINER_PROJECT_FILE_BYTES", cls.project_bytes),
             archived_days=read_number(env, "LLMARINER_ARCHIVED_PROJECT_DAYS", cls.archived_days, minimum=1),
             locations=_locations(env.get("LLMARINER_FILE_LOCATIONS", "")),
             upload_bytes=int(read_number(env, "LLMARINER_UPLOAD_BYTES", cls.upload_bytes, minimum=1)),
             upload_part_bytes=int(read_number(env, "LLMARINER_UPLOAD_PART_BYTES", cls.upload_part_bytes, minimum=1)),
             upload_seconds=int(read_number(env, "LLMARINER_UPLOAD_SECONDS", cls.upload_seconds, minimum=60)),
             link_seconds=link_seconds,
-            link_requests_per_minute=int(
-                read_number(env, "LLMARINER_FILE_LINK_REQUESTS_PER_MINUTE", cls.link_requests_per_minute)
+            link_requests_per_minute=read_integer(
+                env, "LLMARINER_FILE_LINK_REQUESTS_PER_MINUTE", cls.link_requests_per_minute
             ),
             public_url=read_http_url(env, "LLMARINER_PUBLIC_URL"),
         )

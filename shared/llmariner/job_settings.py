@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from llmariner.environment import Environment, read_images, read_number, read_object_name
+from llmariner.environment import Environment, read_images, read_integer, read_number, read_object_name
 from llmariner.errors import Unavailable
 
 __all__ = ["CLUSTER_MEMORY_BYTES", "JobSettings", "no_job_runner"]
@@ -135,7 +135,7 @@ class JobSettings:
             training_volumes=_read_volumes(env.get("LLMARINER_TRAINING_VOLUMES", "")),
             has_gpus=env.get("LLMARINER_ACCELERATOR", "") not in ("", "cpu"),
             project_jobs=int(read_number(env, "LLMARINER_PROJECT_JOBS", cls.project_jobs, minimum=1)),
-            project_trained_models=int(read_number(env, "LLMARINER_PROJECT_TRAINED_MODELS", 0)),
+            project_trained_models=read_integer(env, "LLMARINER_PROJECT_TRAINED_MODELS", cls.project_trained_models),
             slots=int(read_number(env, "LLMARINER_JOB_SLOTS", cls.slots, minimum=1)),
             memory_bytes=int(read_number(env, "LLMARINER_JOB_MEMORY_GIB", 0) * _GIB)
             or (CLUSTER_MEMORY_BYTES if adapter == "kubernetes" else cls.memory_bytes),

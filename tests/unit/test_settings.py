@@ -11,6 +11,7 @@ import pytest
 
 import llmariner.settings
 from llmariner.file_settings import FileSettings
+from llmariner.job_settings import JobSettings
 from llmariner.settings import (
     BrokerSettings,
     ControlPlaneSettings,
@@ -66,6 +67,8 @@ NUMBERS: list[tuple[Callable[[Any], Any], str, str, float]] = [
     (StandaloneSettings.load, "LLMARINER_PORT", "port", 1),
     (UsageSettings.load, "LLMARINER_USAGE_DAYS", "days", 1),
     (FileSettings.load, "LLMARINER_ARCHIVED_PROJECT_DAYS", "archived_days", 1),
+    (FileSettings.load, "LLMARINER_PROJECT_FILES", "project_files", 0),
+    (JobSettings.load, "LLMARINER_PROJECT_TRAINED_MODELS", "project_trained_models", 0),
     (GatewaySettings.load, "LLMARINER_BODY_LIMIT", "body_limit", 1024),
     (GatewaySettings.load, "LLMARINER_WAIT_SECONDS", "wait_budget", 0),
     (GatewaySettings.load, "LLMARINER_WAIT_LIMIT_SECONDS", "wait_limit", 0),
@@ -109,6 +112,22 @@ def test_a_number_without_a_value_is_rejected_with_its_name(
 ) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be"):
         load({name: text})
+
+
+@pytest.mark.parametrize(
+    ("load", "name"),
+    [
+        (FileSettings.load, "LLMARINER_PROJECT_FILES"),
+        (FileSettings.load, "LLMARINER_PROJECT_FILE_BYTES"),
+        (FileSettings.load, "LLMARINER_FILE_LINK_REQUESTS_PER_MINUTE"),
+        (JobSettings.load, "LLMARINER_PROJECT_TRAINED_MODELS"),
+    ],
+)
+def test_a_limit_that_is_turned_off_by_0_is_not_turned_off_by_a_fraction(load: Callable[[Any], Any], name: str) -> None:
+    for text in ("0.5", "1e-9", "2.5"):
+        with pytest.raises(ValueError, match=rf"^{name} must be a whole number, not {text}\.$"):
+            load({name: text})
+    assert load({name: "2e6"}) == load({name: "2000000"})
 
 
 def test_the_memory_budget_is_in_gibibytes() -> None:
