@@ -58,6 +58,12 @@ class Served:
         """What the program of the job speaks to the platform with."""
         return Platform(f"http://127.0.0.1:{self.port}/v1/fine_tuning/workers/{job_id}", token)
 
+    def upload(self, job_id: str, folder: Path) -> str:
+        """The id of the file of a state that the program of a new job uploads."""
+        path = folder / "state.safetensors"
+        path.write_bytes(CONTENT)
+        return self.process_of(job_id, self.job(job_id)).upload(path, "state")
+
     def send(self, method: str, path: str, token: str, body: Any = None) -> HttpResponse:
         head = {"authorization": f"Bearer {token}"}
         return send_over_http(self.port, HttpRequest(method, f"/v1/fine_tuning/workers/{path}", body, head))
@@ -90,9 +96,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_the_program_sends_a_large_result_in_parts_and_each_that_was_damaged_again(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    platform = served.process_of("ftjob-large", served.job("ftjob-large"))
-    path = tmp_path / "state.safetensors"
-    path.write_bytes(CONTENT)
     send, damaged = module._send, list[str]()
 
     def damage(method: str, url: str, data: Any, headers: dict[str, str]) -> dict[str, Any]:
@@ -103,7 +106,7 @@ def test_the_program_sends_a_large_result_in_parts_and_each_that_was_damaged_aga
         return send(method, url, data, headers)
 
     monkeypatch.setattr(module, "_send", damage)
-    file_id = platform.upload(path, "state")
+    file_id = served.upload("ftjob-large", tmp_path)
     assert len(damaged) == 2
     assert served.content(file_id) == (CONTENT, "ftjob-large-state.safetensors")
     assert not list(served.context.objects.list("uploads/")), "parts are gone"
@@ -135,9 +138,6 @@ def test_an_upload_goes_on_for_hours_as_long_as_parts_arrive(served: Served) -> 
 def test_an_upload_that_expired_while_the_machine_slept_begins_again(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    platform = served.process_of("ftjob-asleep", served.job("ftjob-asleep"))
-    path = tmp_path / "state.safetensors"
-    path.write_bytes(CONTENT)
     send, sent = module._send, list[str]()
 
     def sleep(method: str, url: str, data: Any, headers: dict[str, str]) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def test_an_upload_that_expired_while_the_machine_slept_begins_again(
         return send(method, url, data, headers)
 
     monkeypatch.setattr(module, "_send", sleep)
-    assert served.content(platform.upload(path, "state"))[0] == CONTENT
+    assert served.content(served.upload("ftjob-asleep", tmp_path))[0] == CONTENT
     assert len(sent) == 2 + 6, "all parts again"
 
 
