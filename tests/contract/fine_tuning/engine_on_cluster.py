@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import json
 import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -24,15 +23,9 @@ from llmariner.platform.serving import Phase, Status
 from llmariner.platform.serving.kserve.adapter import KServeServing
 from llmariner.settings import ClusterSettings, KServeSettings
 
-if TYPE_CHECKING:
-    from cluster.lab import kubectl as _kubectl
-    from cluster.lab import places as _places
-    from cluster.platform import overlay as _overlay
-else:
-    _kubectl, _places, _overlay = (
-        importlib.import_module(f"...cluster.{name}", __package__)
-        for name in ("lab.kubectl", "lab.places", "platform.overlay")
-    )
+from ..other_tests import kubectl as _kubectl
+from ..other_tests import overlay as _overlay
+from ..other_tests import places as _places
 
 __all__ = ["Seen", "ask_model", "ask_tuned_model", "engine_namespace"]
 

@@ -5,26 +5,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from llmariner.platform.jobs import Job
 from llmariner.platform.kube.resources import PODS
 
+from ..other_tests import kubectl as _kubectl
+from ..other_tests import places as _places
 from .engine_on_cluster import ask_tuned_model
 from .training_on_cluster import ENGINE, TrainingPlatform, packaged_weights, training_platform
-
-if TYPE_CHECKING:
-    from cluster.lab import kubectl as _kubectl
-    from cluster.lab import places as _places
-else:
-    _kubectl, _places = (
-        importlib.import_module(f"...cluster.lab.{name}", __package__) for name in ("kubectl", "places")
-    )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

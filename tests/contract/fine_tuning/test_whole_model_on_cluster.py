@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,19 +15,12 @@ from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.models.model import Model, NewModel, SourceRepository
 
 from ..models.copy_store import BUCKET, copy_store, fetched_by_us, reached_by_pods
+from ..other_tests import kubectl as _kubectl
+from ..other_tests import model_server as _server
+from ..other_tests import places as _places
 from ..platform.objects import radosgw
 from .engine_on_cluster import ask_model, engine_namespace
 from .training_on_cluster import TrainingPlatform, packaged_weights, training_platform
-
-if TYPE_CHECKING:
-    from cluster.lab import kubectl as _kubectl
-    from cluster.lab import places as _places
-    from standalone import model_server as _server
-else:
-    _kubectl, _places, _server = (
-        importlib.import_module(f"...{name}", __package__)
-        for name in ("cluster.lab.kubectl", "cluster.lab.places", "standalone.model_server")
-    )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import json
 import subprocess
 import threading
@@ -15,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import uvicorn
@@ -43,18 +42,11 @@ from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.usage.prices import TRAINING_ROUTE
 from llmariner.usage.tables import ledger_requests
 
+from ..other_tests import fault_injection as _faults
+from ..other_tests import kubectl as _kubectl
+from ..other_tests import overlay as _overlay
+from ..other_tests import places as _places
 from ..platform.jobs.cluster_jobs import jobs_on_cluster
-
-if TYPE_CHECKING:
-    from cluster.lab import kubectl as _kubectl
-    from cluster.lab import places as _places
-    from cluster.platform import overlay as _overlay
-    from cluster.scenarios import fault_injection as _faults
-else:
-    _kubectl, _places, _overlay, _faults = (
-        importlib.import_module(f"...cluster.{name}", __package__)
-        for name in ("lab.kubectl", "lab.places", "platform.overlay", "scenarios.fault_injection")
-    )
 
 __all__ = ["ENGINE", "PACKAGED", "WAYS", "TrainingPlatform", "packaged_weights", "tiny_weights", "training_platform"]
 

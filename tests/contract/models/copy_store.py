@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,18 +13,11 @@ import pytest
 from llmariner.manifests.model_copies import MODEL_STORE, storage_container
 from llmariner.platform.objects.s3_clients import S3Clients
 
+from ..other_tests import images as _images
+from ..other_tests import kubectl as _kubectl
+from ..other_tests import places as _places
+from ..other_tests import relay as _relay
 from ..platform.objects import radosgw
-
-if TYPE_CHECKING:
-    from cluster.lab import images as _images
-    from cluster.lab import kubectl as _kubectl
-    from cluster.lab import places as _places
-    from cluster.scenarios import relay as _relay
-else:
-    _images, _kubectl, _places, _relay = (
-        importlib.import_module(f"...cluster.{name}", __package__)
-        for name in (*(f"lab.{each}" for each in ("images", "kubectl", "places")), "scenarios.relay")
-    )
 
 __all__ = ["BUCKET", "copy_store", "fetched_by_us", "reached_by_pods"]
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -28,19 +27,12 @@ from llmariner.settings import ModelSettings, S3Settings
 
 from ..fine_tuning.engine_on_cluster import ask_model, engine_namespace
 from ..fine_tuning.training_on_cluster import packaged_weights
+from ..other_tests import kubectl as _kubectl
+from ..other_tests import model_server as _server
+from ..other_tests import places as _places
+from ..other_tests import processes as _processes
 from ..platform.objects import radosgw
 from .copy_store import BUCKET, copy_store, fetched_by_us
-
-if TYPE_CHECKING:
-    from cluster.lab import kubectl as _kubectl
-    from cluster.lab import places as _places
-    from cluster.lab import processes as _processes
-    from standalone import model_server as _server
-else:
-    _kubectl, _places, _processes, _server = (
-        importlib.import_module(f"...{name}", __package__)
-        for name in (*(f"cluster.lab.{each}" for each in ("kubectl", "places", "processes")), "standalone.model_server")
-    )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -23,14 +22,9 @@ from llmariner.platform.jobs.kubernetes.settings import ClusterJobSettings
 from llmariner.platform.kube import Cluster
 from llmariner.settings import ClusterSettings
 
-if TYPE_CHECKING:
-    from cluster.lab import kubectl as _kubectl
-    from cluster.lab import places as _places
-    from cluster.lab import processes as _processes
-else:
-    _kubectl, _places, _processes = (
-        importlib.import_module(f"....cluster.lab.{name}", __package__) for name in ("kubectl", "places", "processes")
-    )
+from ...other_tests import kubectl as _kubectl
+from ...other_tests import places as _places
+from ...other_tests import processes as _processes
 
 GPU_RESOURCE = "nvidia.com/gpu"
 IMAGES = {"python": f"dev.local/llmariner/engine:{__version__}"}

@@ -6,11 +6,10 @@ No GPU is there: that a process finds its own, and that NCCL connects them, is n
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -18,17 +17,10 @@ from llmariner.platform.jobs import Job, Phase
 from llmariner.platform.jobs.kubernetes.objects import JOB_LABEL
 from llmariner.platform.kube.resources import PODS, WORKLOADS
 
+from ...other_tests import kubectl as _kubectl
+from ...other_tests import overlay as _overlay
+from ...other_tests import places as _places
 from .cluster_jobs import GPU_RESOURCE, IMAGES, ClusterJobs, jobs_on_cluster
-
-if TYPE_CHECKING:
-    from cluster.lab import kubectl as _kubectl
-    from cluster.lab import places as _places
-    from cluster.platform import overlay as _overlay
-else:
-    _kubectl, _places, _overlay = (
-        importlib.import_module(f"....cluster.{name}", __package__)
-        for name in ("lab.kubectl", "lab.places", "platform.overlay")
-    )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
