@@ -6,13 +6,11 @@ They are killed while they send a file in parts: nothing of the training is lost
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import func, select
@@ -25,12 +23,8 @@ from llmariner.platform.jobs.kubernetes.weights import WEIGHTS_CONTAINER
 from llmariner.platform.kube.resources import PODS
 from llmariner.platform.model_files.object_copy import download
 
+from ..other_tests import model_server as _server
 from .training_on_cluster import TrainingPlatform, tiny_weights, training_platform
-
-if TYPE_CHECKING:
-    from standalone import model_server as _server
-else:
-    _server = importlib.import_module("...standalone.model_server", __package__)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
