@@ -20,6 +20,7 @@ from llmariner.files.purposes import Purpose
 from llmariner.files.quotas import lock_usage
 from llmariner.files.tables import files
 from llmariner.fine_tuning.charges import check_budgets, tokens_of_job
+from llmariner.fine_tuning.checkpoint_names import MAX_ADDED
 from llmariner.fine_tuning.events import CHANGE_REQUESTED, CREATED, STATUS_CHANGED, add_job_event, add_message
 from llmariner.fine_tuning.integrations import add_runs, check_integrations, request_tracking
 from llmariner.fine_tuning.job import GRADER_FIELD, FineTuningJob, NewFineTuningJob, Stage, Status
@@ -412,7 +413,7 @@ def _output_name(session: ReadSession, owner: KeyOwner, model: str, suffix: str 
     parts: Sequence[str] = ("ft", model, organization, *([suffix] if suffix else []), job_id[-8:])
     # Names of checkpoints are longer, and are names of models too.
     name = ":".join(parts)
-    if len(name) > _MAX_MODEL_NAME - len(":ckpt-step-1000000"):
+    if len(name) > _MAX_MODEL_NAME - MAX_ADDED:
         raise InvalidRequest(
             "The name of the fine-tuned model would be too long: choose a shorter suffix.", param="suffix"
         )

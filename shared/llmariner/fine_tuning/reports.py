@@ -10,6 +10,7 @@ from sqlalchemy import Row, delete, select, update
 
 from llmariner.errors import InvalidRequest
 from llmariner.fine_tuning.charges import charge_tokens, check_budgets, cost_of
+from llmariner.fine_tuning.checkpoint_names import checkpoint_name
 from llmariner.fine_tuning.estimates import expected_speed
 from llmariner.fine_tuning.events import PROGRESSED, add_job_event, add_message, add_metrics
 from llmariner.fine_tuning.gate_estimate import GateEstimate, estimate_gate
@@ -97,7 +98,7 @@ def tell_progress(session: WriteSession, job: Row[Any], records: Sequence[Mappin
 def _checkpoint_name(job: Row[Any], step: int) -> str:
     """The name of a checkpoint; that of the last step is the result, unless the best one is."""
     is_result = step == job.total_steps and not stops_early(job)
-    return str(job.output_model) if is_result else f"{job.output_model}:ckpt-step-{step}"
+    return str(job.output_model) if is_result else checkpoint_name(job.output_model, step)
 
 
 def _epochs_at(job: Row[Any], step: int) -> int:

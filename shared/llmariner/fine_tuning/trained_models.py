@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from sqlalchemy import select
 
 from llmariner.errors import Conflict
+from llmariner.fine_tuning.checkpoint_names import result_name
 from llmariner.fine_tuning.file_locations import file_of
 from llmariner.fine_tuning.job import Status
 from llmariner.fine_tuning.tables import fine_tuning_jobs
@@ -17,7 +16,6 @@ from llmariner.platform.serving import served_name
 
 __all__ = ["check_number_of_trained_models"]
 
-_CHECKPOINT = re.compile(r":ckpt-step-[0-9]+$")
 _UNDER_WAY = [status.value for status in Status if not status.is_final]
 
 
@@ -54,4 +52,4 @@ def _kept_results(session: ReadSession, project_id: str) -> set[str]:
     made = (c.source_repository == SourceRepository.FINE_TUNING) & c.approved & c.deleted.is_(False)
     rows = session.rows(select(c.id, c.model_file_location).where(c.project_id == project_id, made))
     own = (row for row in rows if (file_of(row.model_file_location, project_id) or ("",))[0] == project_id)
-    return {_CHECKPOINT.sub("", served_name(row.id)) for row in own}
+    return {result_name(served_name(row.id)) for row in own}
