@@ -27,8 +27,6 @@ _BODY_HIGH_WATER: Final = 262_144
 # whose parts have an ordinary size.
 _FEED_BYTES: Final = 1024
 _BODY_FEED_BYTES: Final = 16_384
-_FREE_PARTS: Final = 8
-_MIN_AVERAGE_PART: Final = 64
 _POLL_PEER_CLOSED = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere only a reset is detected
 _FRAMING_FIELDS = (b"content-length", b"transfer-encoding")
 
@@ -42,19 +40,15 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_chunked",
         "_client_address",
         "_client_network",
         "_closing_since",
         "_discarded_bytes",
         "_feed_scheduled",
-        "_framed_bytes",
         "_half_closed",
         "_head_bytes",
         "_head_started",
         "_headers",
-        "_interval_bytes",
-        "_interval_seconds",
         "_last_activity",
         "_limits",
         "_lingering_since",
@@ -87,14 +81,12 @@ class Connection(asyncio.Protocol):
         self._url = b""
         # None: fields are discarded.
         self._headers: list[tuple[bytes, bytes]] | None = None
-        self._head_bytes = self._framed_bytes = self._discarded_bytes = self._interval_bytes = 0
-        self._head_started = self._interval_seconds = 0.0
+        self._head_bytes = self._discarded_bytes = 0
+        self._head_started = 0.0
         self._unparsed = b""
         self._client_address: Any = None
         self._server_address: Any = None
-        self._chunked = self._half_closed = self._no_more_requests = self._paused = self._feed_scheduled = (
-            self._upgrade
-        ) = False
+        self._half_closed = self._no_more_requests = self._paused = self._feed_scheduled = self._upgrade = False
         self._pending_rejection, self._client_network = b"", ""
         self._last_activity = server.now
         self._closing_since: float | None = None
@@ -184,8 +176,7 @@ class Connection(asyncio.Protocol):
         headers = self._headers
         if self._receiving is not None or self._no_more_requests or headers is None:
             return  # the head that `_decline_upgrade` feeds its parser, or bytes after the last request
-        self._head_bytes = self._framed_bytes = self._interval_bytes = 0
-        self._interval_seconds = 0.0
+        self._head_bytes = 0
         parser, limits = self._parser, self._limits
         # A field after the head is a trailer, which must not be merged into the header (RFC 9110 6.5.1).
         self._headers = None
@@ -193,13 +184,13 @@ class Connection(asyncio.Protocol):
             raise RequestRejected(431, f"The head of the request has over {limits.head_fields} fields.")
         version = parser.get_http_version()
         fields = dict(headers)
-        self._chunked, wants_continue = parse_head(version, headers, fields)
+        chunked, wants_continue = parse_head(version, headers, fields)
         self._upgrade = parser.should_upgrade()
         keep_alive = version == "1.1" and parser.should_keep_alive()
         scope = request_scope(parser.get_method(), self._url, version, headers)
         self._url = b""
         scope["client"], scope["server"] = self._client_address, self._server_address
-        cycle = self._receiving = RequestCycle(self, self._server, scope, fields, keep_alive, wants_continue)
+        cycle = self._receiving = RequestCycle(self, self._server, scope, fields, keep_alive, wants_continue, chunked)
         if self.current is None:
             self._start(cycle)
         else:
@@ -209,7 +200,6 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if self._receiving is None:
             return  # bytes after the last request
-        self._interval_bytes += len(body)
         if self._receiving.feed_body(body) > _BODY_HIGH_WATER:
             self._pause()
 
@@ -347,27 +337,23 @@ class Connection(asyncio.Protocol):
         limits = self._limits
         if self._paused or receiving.wants_continue:
             return
-        self._interval_seconds += limits.tick_seconds
-        if self._interval_seconds >= limits.body_seconds:
-            if self._interval_bytes < limits.body_bytes:
-                self.reject(
-                    408, f"The body came too slowly: under {limits.body_bytes} bytes in {limits.body_seconds:g} s."
-                )
-            self._interval_seconds, self._interval_bytes = 0.0, 0
+        if receiving.is_slow(limits):
+            self.reject(408, f"The body came too slowly: under {limits.body_bytes} bytes in {limits.body_seconds:g} s.")
 
     # --- reading ---
 
     def _feed_unparsed(self) -> None:
         """Parse a slice of the buffered bytes; the rest follows in later turns of the event loop."""
         self._feed_scheduled = False
-        if self._receiving is None or self._chunked:
+        receiving = self._receiving
+        if receiving is None or receiving.body_chunked:
             self._feed_slice(_FEED_BYTES)
         receiving = self._receiving
         if self._unparsed and receiving is not None:
-            if not self._chunked:
+            if not receiving.body_chunked:
                 # Without chunks, a body of any size is one call of the parser.
                 self._feed_slice(max(receiving.missing_bytes(), _FEED_BYTES))
-            elif receiving.body_parts <= _FREE_PARTS + receiving.body_size // _MIN_AVERAGE_PART:
+            elif receiving.has_ordinary_parts():
                 self._feed_slice(_BODY_FEED_BYTES)
         if self._unparsed:
             self._pause()
@@ -383,7 +369,7 @@ class Connection(asyncio.Protocol):
 
     def _feed(self, data: bytes) -> None:
         if self._receiving is not None:
-            self._framed_bytes += len(data)
+            self._receiving.framed_bytes += len(data)
         else:
             if not self._head_bytes:
                 self._head_started = self._server.now
@@ -407,10 +393,8 @@ class Connection(asyncio.Protocol):
             if self._head_bytes > limits.head_bytes:
                 status = 414 if len(self._url) > limits.head_bytes // 2 else 431
                 self.reject(status, f"The head of the request is over {limits.head_bytes} bytes.")
-        elif self._framed_bytes > limits.framing_bytes + 17 * receiving.body_size:
-            self.reject(400, "The framing of the body is many times as long as the body.")
-        elif self._chunked and receiving.body_parts > limits.chunks + receiving.body_size // _MIN_AVERAGE_PART:
-            self.reject(400, "The body comes in too many, too small chunks: send it in chunks of at least 64 bytes.")
+        elif problem := receiving.framing_problem(limits):
+            self.reject(400, problem)
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Ignore an offered upgrade (RFC 9110 7.8). The parser stops at such a head, so that a new one reads the body."""

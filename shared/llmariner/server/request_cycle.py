@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from llmariner.server.responses import CONTINUE, field_lines, status_line
 
 if TYPE_CHECKING:
     from llmariner.server.connection import Connection
+    from llmariner.server.limits import ServerLimits
     from llmariner.server.server import Server
 
 __all__ = ["Application", "Message", "RequestCycle"]
@@ -22,19 +23,28 @@ Application = Callable[
 
 _log = logging.getLogger(__name__)
 _WITHOUT_BODY = (204, 304)
+_FREE_PARTS: Final = 8
+_MIN_AVERAGE_PART: Final = 64
 
 
 class RequestCycle:
-    """One request and its response. `body_size` and `body_parts` count the bytes and parts of the body received so far."""
+    """One request and its response.
+
+    `framed_bytes` counts what was received of the body with its framing. `body_chunked`: it comes in chunks.
+    """
 
     __slots__ = (
         "_body",
+        "_body_parts",
+        "_body_size",
         "_chunked",
         "_connection",
         "_disconnect_callbacks",
         "_disconnected",
         "_eof_delivered",
         "_head",
+        "_interval_seconds",
+        "_interval_start",
         "_more_body",
         "_no_body",
         "_protocol_violated",
@@ -42,9 +52,9 @@ class RequestCycle:
         "_scope",
         "_server",
         "_waiter",
-        "body_parts",
-        "body_size",
+        "body_chunked",
         "fields",
+        "framed_bytes",
         "keep_alive",
         "response_complete",
         "response_started",
@@ -59,6 +69,7 @@ class RequestCycle:
         fields: dict[bytes, bytes],
         keep_alive: bool,
         wants_continue: bool,
+        body_chunked: bool,
     ) -> None:
         self._connection = connection
         self._server = server
@@ -66,7 +77,9 @@ class RequestCycle:
         self.fields = fields
         self.keep_alive = keep_alive
         self.wants_continue = wants_continue
-        self.body_size = self.body_parts = 0
+        self.body_chunked = body_chunked
+        self.framed_bytes = self._body_size = self._body_parts = self._interval_start = 0
+        self._interval_seconds = 0.0
         self._body: bytes | bytearray = b""
         self._more_body = True
         self._waiter: asyncio.Future[None] | None = None
@@ -136,8 +149,8 @@ class RequestCycle:
 
     def feed_body(self, body: bytes) -> int:
         """Buffer a part of the body; returns how many bytes wait for the application."""
-        self.body_size += len(body)
-        self.body_parts += 1
+        self._body_size += len(body)
+        self._body_parts += 1
         if not self._body:
             self._body = body
         elif isinstance(self._body, bytearray):
@@ -150,7 +163,28 @@ class RequestCycle:
 
     def missing_bytes(self) -> int:
         """How much of a body without chunks was not received yet."""
-        return int(self.fields.get(b"content-length", b"0")) - self.body_size
+        return int(self.fields.get(b"content-length", b"0")) - self._body_size
+
+    def has_ordinary_parts(self) -> bool:
+        """Whether the parts of the body are no smaller on average than those that clients usually send."""
+        return self._body_parts <= _FREE_PARTS + self._body_size // _MIN_AVERAGE_PART
+
+    def framing_problem(self, limits: ServerLimits) -> str:
+        """What is wrong with the framing of the body received so far; empty: nothing."""
+        if self.framed_bytes > limits.framing_bytes + 17 * self._body_size:
+            return "The framing of the body is many times as long as the body."
+        if self.body_chunked and self._body_parts > limits.chunks + self._body_size // _MIN_AVERAGE_PART:
+            return "The body comes in too many, too small chunks: send it in chunks of at least 64 bytes."
+        return ""
+
+    def is_slow(self, limits: ServerLimits) -> bool:
+        """Count a tick spent reading; whether an interval ends with it in which too few bytes of the body arrived."""
+        self._interval_seconds += limits.tick_seconds
+        if self._interval_seconds < limits.body_seconds:
+            return False
+        received = self._body_size - self._interval_start
+        self._interval_seconds, self._interval_start = 0.0, self._body_size
+        return received < limits.body_bytes
 
     def is_full(self, high_water: int) -> bool:
         """Whether more of the body is to come, and more than `high_water` bytes wait for the application."""
@@ -249,7 +283,7 @@ class RequestCycle:
         response sends none, and they must not be read as another protocol's. `on_shutdown` is called when the server
         begins to shut down.
         """
-        if self._disconnected or self.response_started or self._more_body or self.body_size:
+        if self._disconnected or self.response_started or self._more_body or self._body_size:
             return False
         head = b"%b%b\r\n" % (status_line(101), field_lines([(b"connection", b"Upgrade"), *headers]))
         if not self._connection.upgrade(head, protocol, on_shutdown):
