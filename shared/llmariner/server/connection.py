@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import select
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -15,6 +14,7 @@ from llmariner.server.request_cycle import RequestCycle
 from llmariner.server.request_head import RequestRejected, parse_head, rejection_of, request_scope
 from llmariner.server.request_task import RequestTask
 from llmariner.server.responses import INTERNAL_ERROR, error_response
+from llmariner.server.sockets import has_peer_closed
 from llmariner.server.upgraded_connection import UpgradedConnection
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _BODY_HIGH_WATER: Final = 262_144
 # whose parts have an ordinary size.
 _FEED_BYTES: Final = 1024
 _BODY_FEED_BYTES: Final = 16_384
-_POLL_PEER_CLOSED = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere only a reset is detected
 _FRAMING_FIELDS = (b"content-length", b"transfer-encoding")
 
 
@@ -301,7 +300,7 @@ class Connection(asyncio.Protocol):
 
     def check_timeouts(self) -> None:
         """Reject, close or abort when a timeout of `ServerLimits` has passed. Called every tick."""
-        if self._queue and not self.transport.is_closing() and self._client_closed_unread():
+        if self._queue and not self.transport.is_closing() and has_peer_closed(self.transport):
             self._close_half_closed()
             return
         now, limits = self._server.now, self._limits
@@ -317,12 +316,6 @@ class Connection(asyncio.Protocol):
                 self.reject(408, "The head of the request took too long.")
         elif self.current is None and self._closing_since is None and now - self._last_activity > limits.idle_seconds:
             self._close()
-
-    def _client_closed_unread(self) -> bool:
-        """Whether the client closed its sending side while reading is paused."""
-        poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), _POLL_PEER_CLOSED)
-        return bool(poll.poll(0))
 
     def _check_lingering(self, since: float) -> None:
         now, limits = self._server.now, self._limits

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from llmariner.server.connection import Connection
 from llmariner.server.limits import ServerLimits
 from llmariner.server.request_cycle import Application
+from llmariner.server.sockets import limit_unacknowledged
 from llmariner.server.upgraded_connection import UpgradedConnection
 
 __all__ = ["Server", "http_date"]
@@ -56,7 +56,7 @@ class Server:
         loop = asyncio.get_running_loop()
         self._tick()
         listener = await loop.create_server(lambda: Connection(self, loop), *self._address, backlog=2048)
-        _limit_unacknowledged(listener, self.limits.write_seconds)
+        limit_unacknowledged(listener, self.limits.write_seconds)
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(
                 RuntimeError, ValueError
@@ -108,19 +108,3 @@ def http_date(seconds: float) -> str:
     day, month = _DAYS[date.tm_wday], _MONTHS[date.tm_mon - 1]
     clock = f"{date.tm_hour:02d}:{date.tm_min:02d}:{date.tm_sec:02d}"
     return f"{day}, {date.tm_mday:02d} {month} {date.tm_year:04d} {clock} GMT"
-
-
-def _limit_unacknowledged(listener: asyncio.Server, seconds: float) -> None:
-    """Make the kernel end a connection whose bytes stay unacknowledged, or unsent to a full reader, for `seconds`.
-
-    TCP keepalive probes detect a client whose machine or network disappeared while it waits for a response. Accepted
-    connections inherit these options from the listening socket. Linux only.
-    """
-    probe = max(1, int(seconds / 4))
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        for each in listener.sockets:
-            if each.family in (socket.AF_INET, socket.AF_INET6):
-                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * seconds))
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, probe)
-                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, probe)
