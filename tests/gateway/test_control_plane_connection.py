@@ -72,6 +72,15 @@ def test_an_operation_fails_while_connections_are_refused(
     assert time.monotonic() - began >= 0.2
 
 
+def test_the_log_tells_that_no_answer_came_in_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(http_client, "_TIMEOUT_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(Unavailable, match="does not answer"):
+        asyncio.run(control_plane(server.getsockname()).authenticate_key("digest", None, None))
+    assert "to key: its time was over" in caplog.text
+
+
 @asynccontextmanager
 async def something_else(said: list[bytes]) -> AsyncIterator[HttpControlPlane]:
     """A client of a server that answers each request with status 200 and the only item of `said`."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import tracemalloc
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
@@ -483,32 +482,3 @@ def test_header_fields_of_a_request_are_in_no_other_request() -> None:
             return one.requests + other.requests
 
     assert [b"authorization" in head for head in asyncio.run(scenario())] == [True, False, False, False]
-
-
-def test_the_full_name_of_a_service_is_looked_up_once_in_no_search_domain(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    resolve = socket.getaddrinfo
-
-    def getaddrinfo(host: str, *rest: Any, **named: Any) -> Any:
-        asked.append(host)
-        return resolve("127.0.0.1", *rest, **named)
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    heads: list[bytes] = []
-
-    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heads.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(OK)
-        writer.close()
-
-    async def scenario() -> None:
-        server = await asyncio.start_server(respond, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        for host in ("one.models.svc.cluster.local", "engine.example.org"):
-            response = await Client().request(f"http://{host}:{port}", "GET", "/x")
-            assert await response.read() == b"ok"
-        server.close()
-
-    asyncio.run(scenario())
-    assert asked == ["one.models.svc.cluster.local.", "engine.example.org"]
-    assert b"\r\nhost: one.models.svc.cluster.local:" in heads[0]

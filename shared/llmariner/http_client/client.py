@@ -139,7 +139,7 @@ class Client:
                         lambda: Connection(self, origin), _absolute(parts.hostname or ""), parts.port or 80
                     )
         except (OSError, TimeoutError) as error:
-            raise ConnectionFailed(f"{origin}: {error or 'timed out'}") from error
+            raise ConnectionFailed(f"{origin}: {str(error) or 'timed out'}") from error
         return connection
 
 

@@ -103,7 +103,7 @@ class HttpControlPlane:
                 response = await self._send(f"{_ROOT}/{operation}", orjson.dumps(value))
                 answer = await response.read()
         except (ConnectionFailed, ResponseFailed, TimeoutError) as error:
-            _log.warning("no answer from the control function to %s: %s", operation, error or "its time was over")
+            _log.warning("no answer from the control function to %s: %s", operation, str(error) or "its time was over")
             raise ControlPlaneUnreachable(
                 "The control function does not answer.", headers={"retry-after": "2"}
             ) from error
