@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import parse_qsl
 
 from starlette.responses import Response, StreamingResponse
 
 from llmariner.clusters.cluster import LOCAL_CLUSTER_ID
 from llmariner.context import Context
-from llmariner.errors import InvalidRequest, NotFound, PlatformError
+from llmariner.errors import NotFound, PlatformError
 from llmariner.http.pod_watches import MAX_PODS, PodWatches
 from llmariner.http.resources.batch_job_output import OutputWatches, read_on
 from llmariner.http.tunneled_responses import send_status
 from llmariner.sessions.kubernetes_requests import KubernetesRequest
+from llmariner.sessions.query_parameters import first_values, whole_number
 from llmariner.tenancy.long_requests import check_still_allowed
 from llmariner.tenancy.principal import Caller
 
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["MachineApi"]
 
 _MAX_PODS = 500
-_MAX_WATCH_SECONDS = 3600
 _COMMIT_SECONDS = 2.0
 """A change is committed some time after the time that it has."""
-_MAX_DIGITS = 15
 _INSTEAD = {
     "exec": "`llma batch jobs exec` runs a program in a job",
     "attach": "`kubectl logs -f` shows the output of a job",
@@ -100,11 +99,8 @@ class MachineApi:
         return MachinePods(context.database, context.batch_jobs, context.notebooks.store, lambda: context.jobs, engines)
 
     def _page(self, project_id: str, kinds: list[str], request: KubernetesRequest) -> tuple[list[MachinePod], str]:
-        query = _parameters(request)
-        limit = query.get("limit") or "0"
-        if not (limit.isascii() and limit.isdecimal() and len(limit) <= _MAX_DIGITS):
-            raise InvalidRequest("'limit' must be a whole number from 0 on.", param="limit")
-        size = min(int(limit) or _MAX_PODS, _MAX_PODS)
+        query = first_values(request.query)
+        size = min(whole_number(query, "limit", 0) or _MAX_PODS, _MAX_PODS)
         is_selected = _selection(request)
         found, next_ = self._pods.page(project_id, kinds, after=query.get("continue", ""), limit=size)
         return [each for each in found if is_selected(each)], next_
@@ -112,14 +108,11 @@ class MachineApi:
     def _watch(self, caller: Caller, request: KubernetesRequest, kinds: list[str], accept: bytes) -> Response:
         from llmariner.sessions.machine.pods import SCOPES
 
-        query, project_id = _parameters(request), caller.key_owner.project_id
-        seconds = query.get("timeoutSeconds") or str(_MAX_WATCH_SECONDS)
-        version = query.get("resourceVersion") or "0"
-        for text, param in ((seconds, "timeoutSeconds"), (version, "resourceVersion")):
-            if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
-                raise InvalidRequest(f"'{param}' must be a whole number from 0 on.", param=param)
+        query, project_id = first_values(request.query), caller.key_owner.project_id
+        seconds = whole_number(query, "timeoutSeconds", 0)
+        limit, version = math.inf if seconds is None else seconds, whole_number(query, "resourceVersion", 0)
         selected = _selection(request)
-        since = int(version) / 1000 - _COMMIT_SECONDS if int(version) else None
+        since = version / 1000 - _COMMIT_SECONDS if version else None
 
         def allowed() -> None:
             for kind in kinds:
@@ -127,7 +120,7 @@ class MachineApi:
 
         async def lines() -> AsyncGenerator[bytes, None]:
             shown = set[str]()
-            async with aclosing(self._pod_watches.watch(project_id, since, int(seconds) or 0, allowed)) as changes:
+            async with aclosing(self._pod_watches.watch(project_id, since, limit, allowed)) as changes:
                 async for kind, pod in changes:
                     if pod.kind in kinds and (said := _said(kind, pod.name, shown, selected=selected(pod))):
                         document = _shown(request, [pod], "", accept, pod.changed_at)
@@ -208,7 +201,7 @@ def _selection(request: KubernetesRequest) -> Callable[[MachinePod], bool]:
     from llmariner.sessions.machine.objects import labels, pod_fields
     from llmariner.sessions.machine.selectors import matches
 
-    query, namespace = _parameters(request), request.namespace
+    query, namespace = first_values(request.query), request.namespace
     by_label, by_field = query.get("labelSelector", ""), query.get("fieldSelector", "")
     for selector, param in ((by_label, "labelSelector"), (by_field, "fieldSelector")):
         matches(selector, {}, param)
@@ -234,16 +227,11 @@ def _shown(
     from llmariner.sessions.machine.objects import pod_list, pod_object, pod_table
 
     if b"as=Table" in accept and b"v=v1;" in accept + b";":
-        whole = _parameters(request).get("includeObject") == "Object"
+        whole = first_values(request.query).get("includeObject") == "Object"
         return pod_table(pods, request.namespace, next_, read_at, whole=whole)
     if request.name or request.verb == "watch":
         return pod_object(pods[0], request.namespace)
     return pod_list(pods, request.namespace, next_, read_at)
-
-
-def _parameters(request: KubernetesRequest) -> dict[str, str]:
-    """The first value of each."""
-    return dict(reversed(parse_qsl(request.query.decode(), keep_blank_values=True)))
 
 
 def _json(document: dict[str, Any]) -> Response:

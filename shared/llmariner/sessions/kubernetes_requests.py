@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from llmariner.errors import InvalidRequest, PermissionDenied
+from llmariner.sessions.query_parameters import first_values, is_set
 
 __all__ = ["KubernetesRequest", "parse_request"]
 
@@ -95,13 +96,7 @@ def _verb(method: str, name: str, subresource: str, query: bytes) -> str:
         return "create"
     if name:
         return "get"
-    return "watch" if _is_watch(query) else "list"
-
-
-def _is_watch(query: bytes) -> bool:
-    """As Kubernetes reads it: the first value counts, and everything but `false` and `0` is true."""
-    values = (value for name, value in parse_qsl(query.decode(), keep_blank_values=True) if name == "watch")
-    return next(values, "false").lower() not in ("false", "0")
+    return "watch" if is_set(first_values(query), "watch") else "list"
 
 
 def _not_namespaced(path: bytes) -> PermissionDenied:

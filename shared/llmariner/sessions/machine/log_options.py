@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import parse_qsl
 
 from llmariner.errors import InvalidRequest
 from llmariner.platform.jobs import LogPart
+from llmariner.sessions.query_parameters import first_values, is_set, whole_number
 
 __all__ = ["CONTAINER", "LogOptions", "start_of_tail"]
 
 CONTAINER = "main"
 """The one container of each pod."""
-_MAX_DIGITS = 15
 _MAX_PARTS = 4096
 """More than an output that is kept has; a job may write while it is read."""
 
@@ -29,26 +28,24 @@ class LogOptions:
 
     @classmethod
     def parse(cls, query: bytes) -> LogOptions:
-        """Of a query. As Kubernetes reads it: the first value counts. InvalidRequest for what an output does not have."""
-        values: dict[str, str] = {}
-        for name, value in parse_qsl(query.decode(), keep_blank_values=True):
-            values.setdefault(name, value)
+        """Of a query. InvalidRequest for what an output does not have."""
+        values = first_values(query)
         if values.get("container", CONTAINER) not in ("", CONTAINER):
             raise InvalidRequest(f"The pods here have one container, '{CONTAINER}'.", param="container")
-        if _is_set(values, "timestamps") or values.get("sinceTime"):
+        if is_set(values, "timestamps") or values.get("sinceTime"):
             raise InvalidRequest(
                 "The output of jobs on this machine has no times: leave --timestamps and --since-time out.",
                 code="no_log_times",
             )
-        if _is_set(values, "previous"):
+        if is_set(values, "previous"):
             raise InvalidRequest(
                 "The output of a job's earlier starts is in the same log: leave --previous out.", param="previous"
             )
         return cls(
-            _is_set(values, "follow"),
-            _number(values, "tailLines", 0),
-            _number(values, "limitBytes", 1),
-            _number(values, "sinceSeconds", 1),
+            is_set(values, "follow"),
+            whole_number(values, "tailLines", 0),
+            whole_number(values, "limitBytes", 1),
+            whole_number(values, "sinceSeconds", 1),
         )
 
     def check_since(self, age_seconds: float) -> None:
@@ -87,16 +84,3 @@ def _behind_newline(part: LogPart, number: int) -> int:
     for _ in range(number):
         position = part.data.index(b"\n", position + 1)
     return part.start + position + 1
-
-
-def _is_set(values: dict[str, str], name: str) -> bool:
-    return values.get(name, "false").lower() not in ("false", "0")
-
-
-def _number(values: dict[str, str], name: str, least: int) -> int | None:
-    text = values.get(name, "")
-    if not text:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS and int(text) >= least):
-        raise InvalidRequest(f"'{name}' must be a whole number from {least} on.", param=name)
-    return int(text)
