@@ -89,6 +89,9 @@ def test_a_watch_tells_of_what_is_selected_and_ends_in_time(machine: Machine) ->
         version = 1000 * (int(sent[-1]["object"]["metadata"]["resourceVersion"]) // 1000 + 1000)
         assert await ask(replica, key, f"{one}&resourceVersion={version}") == (200, b""), "nothing has changed since"
         assert await ask(replica, narrow, watched) == (200, b""), "nothing of what its key may not read"
+        reader, writer = await follow(replica, key, f"{machine.pods}?watch=1&timeoutSeconds=0")
+        assert b"ADDED" in await asyncio.wait_for(reader.readuntil(b"}\n"), 30), "zero is no limit"
+        writer.close()
         for wrong in ("timeoutSeconds=x", "resourceVersion=-1", "resourceVersion=" + "9" * 5000, "labelSelector=%3E"):
             status, body = await ask(replica, key, f"{machine.pods}?watch=1&{wrong}")
             assert (status, json.loads(body)["kind"]) == (400, "Status"), wrong

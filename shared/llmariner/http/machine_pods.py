@@ -109,8 +109,9 @@ class MachineApi:
         from llmariner.sessions.machine.pods import SCOPES
 
         query, project_id = first_values(request.query), caller.key_owner.project_id
-        seconds = whole_number(query, "timeoutSeconds", 0)
-        limit, version = math.inf if seconds is None else seconds, whole_number(query, "resourceVersion", 0)
+        # Zero is no limit, as for Kubernetes' API server.
+        seconds = whole_number(query, "timeoutSeconds", 0) or math.inf
+        version = whole_number(query, "resourceVersion", 0)
         selected = _selection(request)
         since = version / 1000 - _COMMIT_SECONDS if version else None
 
@@ -120,7 +121,7 @@ class MachineApi:
 
         async def lines() -> AsyncGenerator[bytes, None]:
             shown = set[str]()
-            async with aclosing(self._pod_watches.watch(project_id, since, limit, allowed)) as changes:
+            async with aclosing(self._pod_watches.watch(project_id, since, seconds, allowed)) as changes:
                 async for kind, pod in changes:
                     if pod.kind in kinds and (said := _said(kind, pod.name, shown, selected=selected(pod))):
                         document = _shown(request, [pod], "", accept, pod.changed_at)
