@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 
 from llmariner.errors import NotFound, PermissionDenied, RateLimited
-from llmariner.http import follower_places
 from llmariner.http.resources import batch_job_output
 from llmariner.http.resources.batch_job_output import OutputWatches
 from llmariner.platform.jobs import LogPart
@@ -126,7 +125,7 @@ def test_a_deleted_job_and_a_lost_right_end_a_follower(
 def test_followers_are_limited_and_leave_nothing(
     watches: OutputWatches, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follower_places, "_MAX_FOLLOWERS_OF_PROJECT", 2)
+    monkeypatch.setattr("llmariner.http.followers._MAX_FOLLOWERS_OF_PROJECT", 2)
 
     async def run() -> None:
         followers = [asyncio.create_task(collect(watches)) for _ in range(2)]
@@ -134,7 +133,7 @@ def test_followers_are_limited_and_leave_nothing(
         with pytest.raises(RateLimited):
             watches.check_room("proj_1")
         watches.check_room("proj_2")
-        monkeypatch.setattr(follower_places, "_MAX_FOLLOWERS", 2)
+        monkeypatch.setattr("llmariner.http.followers._MAX_FOLLOWERS", 2)
         with pytest.raises(RateLimited):
             watches.check_room("proj_2")
         for each in followers:
@@ -151,7 +150,7 @@ def test_followers_are_limited_and_leave_nothing(
 def test_followers_that_come_at_once_are_limited_too(
     watches: OutputWatches, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follower_places, "_MAX_FOLLOWERS_OF_PROJECT", 2)
+    monkeypatch.setattr("llmariner.http.followers._MAX_FOLLOWERS_OF_PROJECT", 2)
 
     async def run() -> None:
         outputs.has_ended = True
@@ -161,7 +160,7 @@ def test_followers_that_come_at_once_are_limited_too(
             watches.check_room("proj_1")
         await collect(watches)
         watches.check_room("proj_1")
-        monkeypatch.setattr(follower_places, "_BEGIN_SECONDS", -1.0)
+        monkeypatch.setattr("llmariner.http.followers._BEGIN_SECONDS", -1.0)
         watches._places._coming.clear()
         for _ in range(3):  # callers that disconnected before their responses began
             watches.check_room("proj_1")

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmariner.errors import PlatformError
-from llmariner.http.follower_places import FollowerPlaces
+from llmariner.http.followers import FollowerPlaces, wait_for_change
 
 if TYPE_CHECKING:
     from llmariner.sessions.machine.pods import MachinePod
@@ -82,7 +82,7 @@ class PodWatches:
                         yield change
                 if look.error is not None:
                     return
-                await _wait(changed, min(_CHECK_SECONDS, end - now))
+                await wait_for_change(changed, min(_CHECK_SECONDS, end - now))
         except PlatformError:
             return
         finally:
@@ -143,11 +143,3 @@ def _changes(before: Pods, now: Pods) -> list[PodChange]:
         elif pod != before[name]:
             found.append(PodChange("MODIFIED", pod))
     return found
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

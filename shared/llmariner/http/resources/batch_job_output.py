@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from llmariner.errors import PlatformError
-from llmariner.http.follower_places import FollowerPlaces
+from llmariner.http.followers import FollowerPlaces, wait_for_change
 from llmariner.platform.jobs import LogPart
 
 __all__ = ["JobOutputs", "OutputWatches", "read_on"]
@@ -75,7 +75,7 @@ class OutputWatches:
                 elif had_ended:
                     return
                 else:
-                    await _wait(changed, _CHECK_SECONDS)
+                    await wait_for_change(changed, _CHECK_SECONDS)
                 if time.monotonic() - checked > _CHECK_SECONDS:
                     await asyncio.to_thread(allowed)
                     checked = time.monotonic()
@@ -122,14 +122,6 @@ class OutputWatches:
         finally:
             watch.has_ended = True
             watch.changed.set()
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return
 
 
 async def read_on(part: LogPart, read: Callable[[int], LogPart]) -> AsyncGenerator[bytes, None]:

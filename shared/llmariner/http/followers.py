@@ -1,15 +1,17 @@
-"""Places of callers who follow something for as long as an hour, in one process: each holds a connection."""
+"""Callers who follow something for as long as an hour: their places in one process, and their waits for a change."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 
 from llmariner.errors import RateLimited
 
-__all__ = ["FollowerPlaces"]
+__all__ = ["FollowerPlaces", "wait_for_change"]
 
 _MAX_FOLLOWERS = 100
+"""In one process; each holds a connection."""
 _MAX_FOLLOWERS_OF_PROJECT = 25
 """Else one project could keep all others from following theirs."""
 _BEGIN_SECONDS = 10.0
@@ -48,3 +50,12 @@ class FollowerPlaces:
     def leave(self, project_id: str) -> None:
         """A caller who followed does not any more."""
         self._taken -= Counter({project_id: 1})
+
+
+async def wait_for_change(changed: asyncio.Event, seconds: float) -> None:
+    """Wait until the event is set, at most for so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            await changed.wait()
+    except TimeoutError:
+        return
