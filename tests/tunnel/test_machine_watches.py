@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from llmariner.errors import RateLimited
-from llmariner.http.pod_watches import PodWatches
+from llmariner.http.pod_watches import PodChange, PodWatches
 from llmariner.models.tables import models as models_table
 from llmariner.platform.serving import Phase as EnginePhase
 from llmariner.sessions.machine.engines import MachineEngine, pod_name
+from llmariner.sessions.machine.pods import BATCH_JOB, MachinePod
 from llmariner.tenancy.keys.store import NewKey
 
 from .installation import Replica, ask, until
@@ -114,6 +115,19 @@ def test_watches_that_come_at_once_are_limited_too() -> None:
     with pytest.raises(RateLimited):
         watches.check_room("proj_1")
     watches.check_room("proj_2")
+
+
+def test_a_short_watch_reports_what_there_is_however_long_the_first_look_takes() -> None:
+    pod = MachinePod("bj-1", BATCH_JOB, "bj-1", "python", "Running", "", "", 0, 5, 6, None)
+
+    def look(_: str) -> dict[str, MachinePod]:
+        time.sleep(0.2)
+        return {pod.name: pod}
+
+    async def scenario() -> list[PodChange]:
+        return [each async for each in PodWatches(look).watch("proj_1", None, 0.01, lambda: None)]
+
+    assert asyncio.run(scenario()) == [PodChange("ADDED", pod)]
 
 
 def test_nobody_can_name_a_model_so_that_its_pod_has_the_name_of_anothers() -> None:

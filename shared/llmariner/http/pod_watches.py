@@ -61,7 +61,7 @@ class PodWatches:
     async def watch(
         self, project_id: str, since: float | None, seconds: float, allowed: Callable[[], None]
     ) -> AsyncGenerator[PodChange, None]:
-        """Changes from now on, for so many seconds, or until `allowed` raises.
+        """Changes from the first look on, for so many seconds, or until `allowed` raises.
 
         At first all pods are reported as added; with `since`, Unix seconds, those that changed from then on, and of
         the others as not changed.
@@ -69,6 +69,8 @@ class PodWatches:
         look = self._join(project_id)
         known: Pods | None = None
         try:
+            if look.pods is None:  # a short watch must not end before it reports what there is
+                await wait_for_change(look.changed, _CHECK_SECONDS)
             checked = time.monotonic()
             end = checked + min(seconds, _MAX_SECONDS)
             while (now := time.monotonic()) < end:
