@@ -33,13 +33,13 @@ _WIDE = (("Job", "string"), ("Message", "string"))
 def discovery(path: bytes, client: bytes) -> dict[str, Any]:
     """What there is at a path without a resource. `client`: its User-Agent. NotFound."""
     if path == b"/version":
-        return _version_for(client)
+        return _kubernetes_version(client)
     if path not in _DISCOVERY:
         raise NotFound("This machine has no Kubernetes: it serves pods of the group v1, their logs and events.")
     return _DISCOVERY[path]
 
 
-def _version_for(client: bytes) -> dict[str, Any]:
+def _kubernetes_version(client: bytes) -> dict[str, Any]:
     """The version that kubectl itself has: what is served here is of no version, and it warns of other ones."""
     found = _CLIENT.match(client)
     minor = found[1].decode() if found else _TESTED_MINOR
@@ -86,7 +86,7 @@ def pod_fields(pod: MachinePod, namespace: str) -> dict[str, str]:
 def pod_list(pods: Sequence[MachinePod], namespace: str, next_: str, read_at: float) -> dict[str, Any]:
     """A page of pods. `read_at`: a watch tells of what changed since, Unix seconds."""
     items = [pod_object(each, namespace) for each in pods]
-    return {"apiVersion": "v1", "kind": "PodList", "metadata": _page(next_, _version(read_at)), "items": items}
+    return {"apiVersion": "v1", "kind": "PodList", "metadata": _page(next_, _resource_version(read_at)), "items": items}
 
 
 def pod_table(pods: Sequence[MachinePod], namespace: str, next_: str, read_at: float, *, whole: bool) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def pod_table(pods: Sequence[MachinePod], namespace: str, next_: str, read_at: f
             "metadata": _metadata(pod, namespace),
         }
         rows.append({"cells": cells, "object": pod_object(pod, namespace) if whole else metadata})
-    table = {"apiVersion": "meta.k8s.io/v1", "kind": "Table", "metadata": _page(next_, _version(read_at))}
+    table = {"apiVersion": "meta.k8s.io/v1", "kind": "Table", "metadata": _page(next_, _resource_version(read_at))}
     return {**table, "columnDefinitions": described, "rows": rows}
 
 
@@ -139,7 +139,7 @@ def labels(pod: MachinePod) -> dict[str, str]:
 
 def event_list() -> dict[str, Any]:
     """The events of Kubernetes, of which there are none here: `kubectl describe` asks for them."""
-    return {"apiVersion": "v1", "kind": "EventList", "metadata": _page("", _version(time.time())), "items": []}
+    return {"apiVersion": "v1", "kind": "EventList", "metadata": _page("", _resource_version(time.time())), "items": []}
 
 
 def _metadata(pod: MachinePod, namespace: str) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _metadata(pod: MachinePod, namespace: str) -> dict[str, Any]:
         "name": pod.name,
         "namespace": namespace,
         "uid": pod.name,
-        "resourceVersion": _version(pod.changed_at),
+        "resourceVersion": _resource_version(pod.changed_at),
         "creationTimestamp": _time(pod.created_at),
         "labels": labels(pod),
     }
@@ -168,7 +168,7 @@ def _page(next_: str, version: str) -> dict[str, str]:
     return {"resourceVersion": version, **({"continue": next_} if next_ else {})}
 
 
-def _version(seconds: float) -> str:
+def _resource_version(seconds: float) -> str:
     return str(max(1, round(seconds * 1000)))
 
 
