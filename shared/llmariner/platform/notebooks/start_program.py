@@ -19,23 +19,30 @@ def prepare(environment: Path) -> None:
     """
     import venv
 
-    for link in (environment / "bin").glob("python*"):
-        if link.is_symlink():  # to the Python of an earlier image
-            link.unlink()
+    for path in (environment / "pyvenv.cfg", *(environment / "bin").glob("*")):
+        # The Python of an earlier image, or what is in its place; and pipes: to write to one would wait for its reader.
+        if path.is_fifo() or path.name.rstrip(".0123456789") == "python":
+            path.unlink()
     venv.create(environment, symlinks=True)
     site = environment / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     # The environment itself is where earlier releases installed packages.
     shared = [str(environment), *(each for each in sys.path if each.endswith("-packages"))]
-    (site / "image.pth").write_text("\n".join(shared) + "\n")
+    _write(site / "image.pth", "\n".join(shared) + "\n")
     python = environment / "bin/python"
     pip = environment / "bin/pip"
-    pip.write_text(f'#!/bin/sh\nexec {python} -m pip "$@"\n')
+    _write(pip, f'#!/bin/sh\nexec {python} -m pip "$@"\n')
     pip.chmod(0o755)
     # Apart from what packages install: JupyterLab's own Python runs no kernels.
     kernel = environment / "jupyter/kernels/python3/kernel.json"
     kernel.parent.mkdir(parents=True, exist_ok=True)
     command = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    kernel.write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python"}))
+    _write(kernel, json.dumps({"argv": command, "display_name": "Python 3", "language": "python"}))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file anew, whatever was in its place: a link's target stays as it is."""
+    path.unlink(missing_ok=True)
+    path.write_text(text)
 
 
 def main(arguments: list[str]) -> None:
