@@ -82,7 +82,8 @@ def list_gpu_usages(
     nodes = sorted({node for of_hour in hours.values() for node in of_hour})
     if not nodes:
         raise NotFound(
-            "No use of GPUs was measured in that time. It is read from the Prometheus of LLMARINER_PROMETHEUS_URL.",
+            "No use of GPUs was measured in that time. It is read from the Prometheus of LLMARINER_PROMETHEUS_URL, on one "
+            "machine from the exporter of LLMARINER_GPU_EXPORTER_URL.",
             code="no_gpu_usages",
         )
     datapoints = [

@@ -50,11 +50,8 @@ class ClusterAllocations:
         kept = None if found is None else self._record(found)
         self._store.end_others(self._cluster_id, workload_key(namespace, name), kept, now)
 
-    def reconcile_all(self) -> int:
-        """Record what all Workloads hold; end the allocations of those that are gone, or can't be read any more.
-
-        Returns the number of Workloads that can't be read.
-        """
+    def reconcile_all(self) -> None:
+        """Record what all Workloads hold; end the allocations of those that are gone, or can't be read any more."""
         now = _now_ms()
         before = {row.id for row in self._store.open(self._cluster_id)}
         held, unreadable = set(), []
@@ -70,7 +67,6 @@ class ClusterAllocations:
         # Those that began meanwhile are in neither set.
         self._store.end_when_last_seen(self._cluster_id, before - held)
         self._store.see(self._cluster_id, now)
-        return len(unreadable)
 
     def _record(self, found: HeldWorkload) -> str | None:
         if (owner := self._owner(found)) is None:
