@@ -124,7 +124,9 @@ async def _pass_to_platform(
         connecting = asyncio.open_connection(host.strip("[]"), int(port), limit=_READ_BYTES)
         upstream_reader, upstream = await asyncio.wait_for(connecting, _CONNECT_SECONDS)
     except (OSError, TimeoutError) as error:
-        await _refuse(writer, "502 Bad Gateway", f"The platform does not answer: {str(error) or 'no answer in time'}.\n")
+        await _refuse(
+            writer, "502 Bad Gateway", f"The platform does not answer: {str(error) or 'no answer in time'}.\n"
+        )
         return
     upstream.write(head)
     await _relay_both(reader, writer, upstream_reader, upstream)
