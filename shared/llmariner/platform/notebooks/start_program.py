@@ -40,7 +40,7 @@ def prepare(environment: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file anew, whatever was in its place: a link's target stays as it is."""
+    """Write a file again, whatever was in its place: a link's target stays as it is."""
     path.unlink(missing_ok=True)
     path.write_text(text)
 
