@@ -7,6 +7,7 @@ Nothing runs: jobs are admitted and end when a test deletes them. Skipped withou
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -215,6 +216,7 @@ def test_models_and_jobs_of_a_project_share_its_quota_and_what_is_more_waits_in_
     admit(pool, model, first, second)
     waiting = [pool.job("proj_1")]
     stay(pool, *waiting)
+    time.sleep(1.1)  # Kueue's order has whole seconds
     waiting.append(pool.job("proj_1"))
     stay(pool, *waiting)
     other = pool.job("proj_2")
