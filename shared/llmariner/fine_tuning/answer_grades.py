@@ -23,7 +23,6 @@ from llmariner.fine_tuning.kept_grades import (
     Claim,
     GradedAnswer,
     claim_grade,
-    find_grade,
     keep_grade,
     release_grade,
 )
@@ -127,10 +126,10 @@ class AnswerGrades:
         """
         job = load_job_of(session, worker, lock=True)
         document = _grader_of(job, grader)
-        if answer is not None and (known := find_grade(session, job, answer)) is not None:
-            return known
-        claim = None
-        if answer is not None and (claim := claim_grade(session, job, answer)) is None:
+        claim = None if answer is None else claim_grade(session, job, answer)
+        if isinstance(claim, Grade):
+            return claim
+        if answer is not None and claim is None:
             # No Conflict, by which programs of the release before end.
             raise Unavailable(
                 "Another request grades this answer now. Send this one again in a moment.",

@@ -16,9 +16,9 @@ from sqlalchemy import ColumnElement, Row, delete, select, update
 
 from llmariner.fine_tuning.graders.grades import Grade
 from llmariner.fine_tuning.tables import fine_tuning_grades
-from llmariner.platform.database import ReadSession, WriteSession
+from llmariner.platform.database import WriteSession
 
-__all__ = ["Claim", "GradedAnswer", "claim_grade", "find_grade", "keep_grade", "release_grade"]
+__all__ = ["Claim", "GradedAnswer", "claim_grade", "keep_grade", "release_grade"]
 
 _CLAIM_SECONDS = 90.0
 """Longer than a request may take: the most that a killed one delays the next."""
@@ -50,27 +50,24 @@ class Claim:
     until: float
 
 
-def find_grade(session: ReadSession, job: Row[Any], answer: GradedAnswer) -> Grade | None:
-    """The grade that the answer has; None also where another answer was given at its place."""
-    row = session.first(select(fine_tuning_grades).where(*_at(job.id, answer)))
-    return None if row is None or row.digest != answer.digest else Grade(row.reward, json.loads(row.errors))
-
-
-def claim_grade(session: WriteSession, job: Row[Any], answer: GradedAnswer) -> Claim | None:
-    """Claim an answer, of a job whose row is locked; None where another request grades it now.
+def claim_grade(session: WriteSession, job: Row[Any], answer: GradedAnswer) -> Grade | Claim | None:
+    """The grade that an answer has, else a claim of it; None: another request grades it now. The job is locked.
 
     A claim whose holder was killed ends by itself. Another answer at the place replaces it: a process that made another one
     follows the process that asked for it.
     """
     now = session.now()
     claim = Claim(job.id, answer, now + _CLAIM_SECONDS)
-    row = session.first(select(fine_tuning_grades).where(*_at(job.id, answer)))
+    # Locked: a grade that is kept between two looks would be given once more.
+    row = session.first(select(fine_tuning_grades).where(*_at(job.id, answer)).with_for_update())
     claimed = {"claimed_digest": answer.digest, "claimed_until": claim.until}
     if row is None:
         place = {"organization_id": job.organization_id, "project_id": job.project_id}
         at = {"job_id": job.id, "grader": answer.grader, "step": answer.step, "place": answer.place}
         session.add(fine_tuning_grades, **place, **at, digest="", reward=0.0, errors="{}", **claimed)
         return claim
+    if row.digest == answer.digest:
+        return Grade(row.reward, json.loads(row.errors))
     # One far in the future is of a clock that was set back.
     if row.claimed_digest == answer.digest and now < row.claimed_until <= now + 2 * _CLAIM_SECONDS:
         return None
