@@ -15,6 +15,7 @@ from llmariner.standalone.daemon import engine_environment
 
 __all__ = [
     "CHECKOUT",
+    "ENGINE_CPU",
     "MODELS",
     "NOTEBOOK_DOMAIN",
     "NOTEBOOK_IMAGE",
@@ -37,6 +38,7 @@ NOTEBOOK_IMAGE = f"dev.local/llmariner/notebook:{__version__}"
 NOTEBOOK_DOMAIN = "notebooks.llmariner.test"
 NOTEBOOK_VOLUMES = "notebooks"
 """The storage class of their volumes. A test makes one for each: the cluster has nothing that would."""
+ENGINE_CPU = "600m"
 _STANDBY_ENGINE = f"dev.local/llmariner/engine:{__version__}"
 
 
@@ -54,14 +56,13 @@ def write(folder: Path) -> Path:
                 "namespace": "llmariner",
                 "behavior": "merge",
                 "literals": [
-                    # Two engines and the functions that are awake share two cores.
-                    "LLMARINER_ENGINE_CPU=700m",
+                    # Two engines or jobs fill the pool by their memory, and leave cores to functions that are awake.
+                    f"LLMARINER_ENGINE_CPU={ENGINE_CPU}",
                     "LLMARINER_ENGINE_MEMORY=4Gi",
                     "LLMARINER_IDLE_SECONDS=60",
-                    # Two jobs fill the pool.
                     f"LLMARINER_JOB_IMAGES=python={_STANDBY_ENGINE}",
                     "LLMARINER_JOB_MEMORY_GIB=3.5",
-                    "LLMARINER_JOB_CPU=700m",
+                    "LLMARINER_JOB_CPU=500m",
                     f"LLMARINER_TRAINING_IMAGE={_STANDBY_ENGINE}",
                     f"LLMARINER_NOTEBOOK_IMAGES=jupyter-lab-base={NOTEBOOK_IMAGE}",
                     f"LLMARINER_NOTEBOOK_STORAGE_CLASS={NOTEBOOK_VOLUMES}",

@@ -12,7 +12,7 @@ from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
 from ...lab.kubectl import get, kubectl
 from ...lab.places import Lab
 from ...lab.wait import until
-from ...platform.overlay import over, write
+from ...platform.overlay import ENGINE_CPU, over, write
 
 __all__ = ["DEPLOYMENT", "STANDBY_SELECTOR", "add", "remove", "warm_pods"]
 
@@ -79,7 +79,7 @@ def _unready(lab: Lab) -> str | None:
 def _written(lab: Lab) -> Path:
     runtime = _runtime(write(lab.folder / "overlay"))
     container = "/spec/template/spec/containers/0"
-    resources = {"cpu": "700m", "memory": "4Gi"}
+    resources = {"cpu": ENGINE_CPU, "memory": "4Gi"}
     changes: list[Body] = [
         {"op": "replace", "path": f"{container}/image", "value": _ENGINE},
         {"op": "replace", "path": f"{container}/resources", "value": {"requests": resources, "limits": resources}},
