@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from .parts import PYTEST
+
 __all__ = ["DATES", "main", "of_day"]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,7 +113,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.suite.dates", description=__doc__)
     parser.add_argument("name", nargs="?", choices=[*DATES, ""], help="by default each in turn, a day each")
     name = parser.parse_args(arguments).name or of_day(int(time.time()) // 86_400)
-    date, command = DATES[name], [sys.executable, "-m", "pytest", *_OPTIONS, *_TESTS]
+    date, command = DATES[name], [*PYTEST, *_OPTIONS, *_TESTS]
     print(f"The tests on the date {name}: {date}", flush=True)
     failed = run(date, command)
     if failed == _TESTS_FAILED:

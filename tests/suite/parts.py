@@ -20,9 +20,10 @@ from xml.etree import ElementTree
 from llmariner.compiled.build import BuildFailed, build, folder_of
 from llmariner.settings import StandaloneSettings, environment
 
-__all__ = ["PARTS", "main"]
+__all__ = ["PARTS", "PYTEST", "main"]
 
 PARTS = ("check", "setup", "spread", "waiting", "compiled", "engine", "quiet", "compiled-quiet")
+_WITHOUT_TESTS = ("check", "setup")
 ROOT = Path(__file__).resolve().parents[2]
 # Folders whose tests compute, one file per process. Those of other folders mostly wait: for processes, engines, timers.
 _COMPUTING = (
@@ -55,8 +56,10 @@ _PROCESSES["compiled"] = _PROCESSES["waiting"]
 # Of 379 seconds, tests that measure short times computed 108: two and the compiled two leave each other the cores.
 _PROCESSES["quiet"] = ("--numprocesses", str(min(2, _CORES)), "--dist", "loadfile")
 _PROCESSES["compiled-quiet"] = _PROCESSES["quiet"]
-# Pytest's status where tests failed and all ran: after any other one there are some that nobody has asked.
+PYTEST = [sys.executable, str(Path(__file__).with_name("complete_run.py"))]
+# Its status where tests failed and all ran: after any other one there are some that nobody has asked.
 _TESTS_FAILED = 1
+_NOTHING_RAN = 5
 _MAX_AGAIN = 10
 
 
@@ -111,7 +114,7 @@ def pytest(part: str, *, fast: bool, report: Path) -> list[str]:
         tests = [*(f"--ignore={folder}" for folder in (*SPREAD, SCENARIOS)), "tests"]
     # Parts that run at the same time each know their own failures.
     cache = f"cache_dir=.pytest_cache/{part}"
-    return [sys.executable, "-m", "pytest", "-q", "-m", marks, "-o", cache, f"--junitxml={report}", *tests]
+    return [*PYTEST, "-q", "-m", marks, "-o", cache, f"--junitxml={report}", *tests]
 
 
 def run(lanes: Sequence[Sequence[str]], *, fast: bool) -> list[Outcome]:
@@ -148,6 +151,8 @@ def _run(part: str, folder: Path, log: Path | None, fast: bool) -> Outcome:
         outcome.counts[word] += 1
         if word == "failed":
             outcome.failed.append(name)
+    if code == 0 and part not in _WITHOUT_TESTS and not outcome.counts:  # something has ended it as if all were well
+        outcome.code = _NOTHING_RAN
     return outcome
 
 

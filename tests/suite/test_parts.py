@@ -70,6 +70,8 @@ NOT_ASKED = {
     "exits": "def test_flaky(): assert not first\n\ndef test_exits(): pytest.exit('enough') if first else None\n\n",
     "is killed": "def test_flaky(): assert not first\n\ndef test_dies(): os.kill(os.getpid(), signal.SIGKILL)\n\n",
     "is not read": "assert not first\n\n",
+    "ends well": "def test_ends(): os._exit(0) if first else None\n\n",
+    "stops well": "def test_stops(): pytest.exit('enough', 0) if first else None\n\n",
 }
 
 
@@ -81,6 +83,30 @@ def test_what_fails_runs_again_only_where_all_others_ran(
     (small_suite / "tests/second/test_rest.py").write_text("def test_never_passes(): assert False\n")
     assert parts.main(["waiting"]) == 1
     assert capfd.readouterr().out.rpartition("\nSummary\n")[2].split()[:2] == ["waiting", "FAILED"]
+
+
+# A worker process that is killed; not the one in which failed tests run again.
+DIES = (
+    "import os, signal\n\nworker = os.environ.get('PYTEST_XDIST_WORKER')\n\n"
+    "def die(): os.kill(os.getpid(), signal.SIGKILL)\n"
+)
+
+
+@pytest.mark.parametrize("when", ["in a test", "before"])
+def test_what_workers_left_that_died_has_not_passed(
+    small_suite: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p xdist -p xdist.looponfail")
+    workers = ("--numprocesses", "2", "--max-worker-restart", "1", "--dist", "loadfile")
+    monkeypatch.setattr(parts, "_PROCESSES", {"waiting": workers})
+    (small_suite / "tests/second/test_rest.py").write_text("def test_never_passes(): assert False\n")
+    if when == "before":
+        (small_suite / "tests/conftest.py").write_text(f"{DIES}\nif worker not in (None, 'gw0'): die()\n")
+    else:
+        dies = f"{DIES}\ndef test_dies():\n    if worker: die()\n\ndef test_next(): pass\n\ndef test_last(): pass\n"
+        for name in "ab":
+            (small_suite / f"tests/second/test_{name}.py").write_text(dies)
+    assert parts.main(["waiting"]) == 1
 
 
 def test_a_failure_that_no_cache_has_kept_stays_one(small_suite: Path) -> None:
