@@ -17,6 +17,7 @@ from llmariner.context import Context
 from llmariner.files.content import new_content_key
 from llmariner.files.file import File, NewFile
 from llmariner.files.purposes import Purpose
+from llmariner.files.references import FileUse
 from llmariner.files.tables import files, uploads
 from llmariner.files.upload import PART_PREFIX
 from llmariner.platform.database.tables import work_leases
@@ -103,8 +104,8 @@ def test_a_deletion_is_in_the_audit_log(
 
 def test_a_file_in_use_is_not_deleted(file: File, ask: Ask, admin: dict[str, str], installation: Installation) -> None:
     class Job:
-        def in_use_by(self, *_: Any) -> list[str]:
-            return ["the batch batch_1"]
+        def in_use_by(self, *_: Any) -> list[FileUse]:
+            return [FileUse("the batch batch_1")]
 
         def on_file_deleted(self, *_: Any) -> None:
             raise AssertionError("deleted")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from sqlalchemy import Column, ColumnElement, and_, delete, func, or_, select, tuple_
 
@@ -22,6 +22,7 @@ from llmariner.files.file import File, NewFile, StoredContent, file_from_row
 from llmariner.files.names import clean_file_name, media_type
 from llmariner.files.purposes import UNLISTED, Purpose, default_expiry_seconds
 from llmariner.files.quotas import check_quota, lock_usage, release_quota, reserve_quota
+from llmariner.files.references import FileReferences, check_unused
 from llmariner.files.tables import file_contents, file_usage, files
 from llmariner.identifiers import id_timestamp, new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
@@ -30,22 +31,12 @@ from llmariner.tenancy.organizations.active_projects import archival_cutoff, is_
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.tables import projects
 
-__all__ = ["FileReferences", "Files", "Finish"]
+__all__ = ["Files", "Finish"]
 
 _log = logging.getLogger(__name__)
 _BATCH = 200
 Finish = Callable[[WriteSession, File], None]
 """The last step of a transaction that makes a file."""
-
-
-class FileReferences(Protocol):
-    """What another domain has that refers to files. Both methods run in the transaction that deletes a file."""
-
-    def in_use_by(self, session: ReadSession, file: File) -> Sequence[str]:
-        """What would break without the file, such as 'the fine-tuning job ftjob-1'; empty where nothing would."""
-
-    def on_file_deleted(self, session: WriteSession, file: File) -> None:
-        """Remove what refers to the file, or let an event do it."""
 
 
 class _ContentGone(Exception):
@@ -347,7 +338,7 @@ class Files:
         def remove(session: WriteSession) -> list[str]:
             lock_usage(session, file.project_id, file.organization_id)
             load(session)  # under the lock: of two deletions the second finds nothing
-            self._check_unused(session, file)
+            check_unused(session, self._references, file)
             for references in self._references:
                 references.on_file_deleted(session, file)
             freed = _remove(session, file)
@@ -360,17 +351,6 @@ class Files:
             return freed
 
         self._delete_objects(self._database.transact(remove))
-
-    def _check_unused(self, session: ReadSession, file: File) -> None:
-        users = [each for references in self._references for each in references.in_use_by(session, file)]
-        if users:
-            error = Conflict(
-                f"The file '{file.id}' is in use by {', '.join(users)}. Wait for its end or cancel it, then delete again.",
-                param="file_id",
-                code="file_in_use",
-            )
-            error.details["in_use_by"] = users
-            raise error
 
     def _delete_objects(self, keys: Sequence[str]) -> None:
         """Delete objects that no row refers to. A failure leaves garbage, which the sweep collects."""

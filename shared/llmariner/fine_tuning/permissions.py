@@ -18,6 +18,7 @@ from sqlalchemy import Row, delete, select
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, NotFound
 from llmariner.fine_tuning.file_locations import shared_location
+from llmariner.fine_tuning.references import keep_file
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_permissions
 from llmariner.identifiers import new_id
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository
@@ -50,8 +51,8 @@ class CheckpointPermissions:
     def create(self, caller: Caller, checkpoint: str, project_ids: Sequence[str]) -> list[CheckpointPermission]:
         """Permit projects; one that is permitted already stays so. Returns the permissions of these projects.
 
-        Raises NotFound for the checkpoint or a project, InvalidRequest where its base model is not shared or no project is
-        named, Conflict where a project has another model of that name.
+        Raises NotFound for the checkpoint, its file or a project, InvalidRequest where its base model is not shared or no
+        project is named, Conflict where a project has another model of that name.
         """
         if not 0 < len(project_ids) <= _MAX_PROJECTS:
             raise InvalidRequest(f"'project_ids' must name 1 to {_MAX_PROJECTS} projects.", param="project_ids")
@@ -71,7 +72,7 @@ class CheckpointPermissions:
             base_id = None if base is None else base.name
             new = NewModel(checkpoint, SourceRepository.FINE_TUNING, location, base_id, project_id)
             try:
-                self._registry.create(new)
+                self._registry.create(new, check=partial(keep_file, file_id=found.file_id))
             except Conflict:
                 if self._registry.get(checkpoint, project_id=project_id).model_file_location != location:
                     raise

@@ -16,9 +16,10 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.files.file import NewFile
 from llmariner.files.files import Files
 from llmariner.files.purposes import Purpose
+from llmariner.files.references import lock_file
 from llmariner.files.tables import files as file_rows
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs
-from llmariner.platform.database import Database, ReadSession
+from llmariner.platform.database import Database, WriteSession
 from llmariner.tenancy.principal import maker_of
 
 __all__ = ["ResultKind", "Results"]
@@ -64,8 +65,9 @@ class Results:
         return NewFile(_name(job_id, ResultKind(kind)), purpose, "application/octet-stream")
 
     @staticmethod
-    def check_own(session: ReadSession, job: Row[Any], file_id: str) -> None:
-        """Raises InvalidRequest unless the job made the file."""
+    def check_own(session: WriteSession, job: Row[Any], file_id: str) -> None:
+        """Raises InvalidRequest unless the job made the file, which nobody deletes before the transaction ends."""
+        lock_file(session, file_id)
         c = file_rows.c
         own = select(c.filename, c.purpose).where(c.id == file_id, c.project_id == job.project_id)
         file = session.first(own)

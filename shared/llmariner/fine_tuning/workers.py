@@ -21,6 +21,7 @@ from llmariner.fine_tuning.integrations import request_tracking
 from llmariner.fine_tuning.job import Stage, TrainingType
 from llmariner.fine_tuning.promotion import Promotion, gate_grader
 from llmariner.fine_tuning.records import MAX_RECORDS, count_of, text_of
+from llmariner.fine_tuning.references import FileDeleted, keep_file
 from llmariner.fine_tuning.reports import apply_record, charge_report, stops_early, tell_progress
 from llmariner.fine_tuning.results import Results
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs, fine_tuning_permissions
@@ -187,9 +188,11 @@ class Workers:
             base_model_id=None if job.training_type == TrainingType.FULL else base_model(self._registry, job).name,
             project_id=job.project_id,
         )
-        # A resumed job may make the same model again: the same step of the same seed.
-        with contextlib.suppress(Conflict):
-            self._registry.create(new, maker=worker.maker, fine_tuning_job_id=job.id)
+        keep = partial(keep_file, file_id=file_id)
+        # A resumed job may make the same model again: the same step of the same seed. The file is gone if the job was
+        # canceled meanwhile, after which it may be deleted.
+        with contextlib.suppress(Conflict, FileDeleted):
+            self._registry.create(new, maker=worker.maker, fine_tuning_job_id=job.id, check=keep)
 
     def _delete_old_states(self, worker: Worker) -> None:
         """Delete the states before the last one."""
@@ -217,9 +220,10 @@ class Workers:
                 pass
             except InvalidRequest:
                 continue
-            self._results.delete(job, row.file_id)
+            # First, since a checkpoint keeps its file. A file that is left by a crash goes with the job's end.
             with self._database.write() as session:
                 session.run(delete(fine_tuning_checkpoints).where(c.id == row.id))
+            self._results.delete(job, row.file_id)
 
 
 def _take_over(session: WriteSession, worker: Worker) -> Row[Any]:

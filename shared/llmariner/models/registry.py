@@ -79,10 +79,12 @@ class ModelRegistry:
         actor: Caller | None = None,
         maker: Caller | None = None,
         fine_tuning_job_id: str | None = None,
+        check: Callable[[WriteSession], None] = lambda _session: None,
     ) -> Model:
         """Register a model; the consumer of its event fetches the weights. Conflict when the id is taken.
 
-        `maker`: whom the audit log names for a model that the platform registers for them: the result of a job.
+        `maker`: whom the audit log names for a model that the platform registers for them: the result of a job. `check`:
+        raises in the transaction, which has the registry's lock, where the model must not be made.
         """
         check_may_change_shared(actor, new.project_id, "say 'is_project_scoped' to have one of your own project")
         if not is_model_admin(actor):
@@ -93,6 +95,7 @@ class ModelRegistry:
             revision = next_revision(session, "models")
             base = None if new.base_model_id is None else self._base(session, new)
             model_id, created = allocate_id(session, new)
+            check(session)
             row = {**_new_row(new, base), "id": model_id, "created_at": created}
             session.add(models, **row, approved=is_model_admin(actor), revision=revision)
             add_model_event(session, CREATED, model_id, new.project_id, fine_tuning_job_id=fine_tuning_job_id)

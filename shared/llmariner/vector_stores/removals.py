@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Row, select, update
 
 from llmariner.files.file import File
+from llmariner.files.references import FileUse
 from llmariner.files.tables import files
 from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.vector_stores.events import FILE_DELETED, add_file_event
@@ -29,9 +30,9 @@ def remove_files(session: WriteSession, rows: Sequence[Row[Any]]) -> None:
 
 
 class VectorStoreReferences:
-    """What vector stores have to do with files of projects: a deleted file leaves its stores (`files.FileReferences`)."""
+    """What vector stores have to do with files of projects: a deleted file leaves its stores (`FileReferences`)."""
 
-    def in_use_by(self, session: ReadSession, file: File) -> Sequence[str]:
+    def in_use_by(self, session: ReadSession, file: File) -> Sequence[FileUse]:
         """Nothing: a vector store works without the file."""
         return ()
 

@@ -125,7 +125,7 @@ def test_data_files_stay_until_the_job_has_ended(desk: BatchJobDesk, shelf: Shel
 
     def users() -> list[str]:
         with database.read() as session:
-            return list(BatchJobReferences().in_use_by(session, file))
+            return [use.user for use in BatchJobReferences().in_use_by(session, file)]
 
     assert users() == [f"the batch job {each}" for each in (job_id, deleted)]
     desk.jobs.delete(desk.caller, deleted)

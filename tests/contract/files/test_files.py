@@ -22,6 +22,7 @@ from llmariner.files.events import CREATED, DELETED
 from llmariner.files.file import File, NewFile
 from llmariner.files.files import Files
 from llmariner.files.purposes import Purpose
+from llmariner.files.references import FileUse
 from llmariner.files.tables import file_contents, file_usage, files
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.events.tables import events
@@ -190,10 +191,10 @@ class References:
     """A domain that uses files until it is notified that they are deleted."""
 
     def __init__(self, users: Sequence[str] = ()) -> None:
-        self.users = list(users)
+        self.users = [FileUse(user) for user in users]
         self.deleted: list[str] = []
 
-    def in_use_by(self, session: ReadSession, file: File) -> Sequence[str]:
+    def in_use_by(self, session: ReadSession, file: File) -> Sequence[FileUse]:
         return self.users
 
     def on_file_deleted(self, session: WriteSession, file: File) -> None:
@@ -376,7 +377,7 @@ def test_a_project_that_is_restored_meanwhile_keeps_its_files(
     class Restored:
         """The project is restored with the deletion of its first file; 0 days: and archived again."""
 
-        def in_use_by(self, session: ReadSession, file: File) -> Sequence[str]:
+        def in_use_by(self, session: ReadSession, file: File) -> Sequence[FileUse]:
             return ()
 
         def on_file_deleted(self, session: WriteSession, file: File) -> None:

@@ -169,7 +169,7 @@ def test_files_stay_until_the_job_has_ended(desk: FineTuningDesk, database: Data
         ]
 
         def users() -> list[list[str]]:
-            return [list(FineTuningReferences().in_use_by(session, file)) for file in found]
+            return [[use.user for use in FineTuningReferences().in_use_by(session, file)] for file in found]
 
         assert users() == [[f"the fine-tuning job {job_id}"]] * 2
     desk.jobs.cancel(desk.caller, job_id)
