@@ -29,6 +29,7 @@ def build(context: Context) -> Application:
     app = create_app("fine_tuning_workers", context, streamed_bodies=_PARTS)
     app.state.completions = Completions()
     app.get(f"{_WORKER}/plan")(get_plan)
+    app.get(f"{_WORKER}/links/{{name}}")(create_link)
     app.post(f"{_WORKER}/reports")(report)
     app.post(f"{_WORKER}/uploads")(create_upload)
     app.put(f"{_WORKER}/uploads/{{upload_id}}/parts/{{sha256}}")(add_part)
@@ -42,6 +43,11 @@ def build(context: Context) -> Application:
 def get_plan(request: Request, id: str) -> dict[str, Any]:
     """What the process is to do."""
     return context_of(request).fine_tuning.workers.plan(_worker(request, id))
+
+
+def create_link(request: Request, id: str, name: str) -> dict[str, Any]:
+    """A new URL of a file of the plan, by the name of its field there."""
+    return {"url": context_of(request).fine_tuning.workers.link(_worker(request, id), name)}
 
 
 def report(request: Request, id: str, body: WorkerReport) -> dict[str, Any]:

@@ -226,6 +226,9 @@ def test_the_process_of_a_job_asks_and_reports(
     plan = send("GET", "plan").json
     assert (plan["stage"], plan["method"], plan["validation_file"]) == ("check", "supervised", None)
     assert f"/v1/files/{training_file}/content?link=" in plan["training_file"]
+    assert f"/v1/files/{training_file}/content?link=" in send("GET", "links/training_file").json["url"]
+    for name in ("validation_file", "checkpoint", "seed", "x" * 99):
+        assert_error(send("GET", f"links/{name}"), 404, code="not_found")
     upload = {"kind": "metrics", "bytes": 3, "sha256": "0" * 64}
     assert "/v1/files:upload?link=" in send("POST", "uploads", upload).json["url"]
     assert_error(send("POST", "uploads", {**upload, "bytes": -1}), 400, code="invalid_value")

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Row, delete, select, update
 
-from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
+from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, NotFound
 from llmariner.files.files import Files
 from llmariner.files.links import FileLinks
 from llmariner.files.upload_links import UploadLinks
@@ -83,21 +83,18 @@ class Workers:
     def plan(self, worker: Worker) -> dict[str, Any]:
         """What the process is to do, as JSON of `training_program.plan.Plan`. From now on no other process is heard."""
         job = self._database.transact(partial(_take_over, worker=worker))
-        model, address = base_model(self._registry, job), self._addresses(job.cluster_id).files
-
-        def link(file_id: str | None) -> str | None:
-            if file_id is None:
-                return None
-            return address + self._links.create(worker.maker, file_id, _LINK_SECONDS).path
-
+        model = base_model(self._registry, job)
+        links = {
+            name: None if file_id is None else self._link(worker, job, file_id)
+            for name, file_id in _files_of(job).items()
+        }
         plan = {
             "stage": job.stage,
             "model_folder": model.folder if model.folder.startswith("/") else WEIGHTS_FOLDER,
             "method": job.method,
             "context_tokens": _CONTEXT_TOKENS,
             "seed": job.seed,
-            "training_file": link(job.training_file),
-            "validation_file": link(job.validation_file),
+            **links,
         }
         if job.grader is not None:
             _, tokens = explored(RequestedHyperparameters.from_json(json.loads(job.requested)))
@@ -113,10 +110,24 @@ class Workers:
             if job.training_type == TrainingType.FULL:
                 plan["checkpoint_seconds"] = _SECONDS_BETWEEN_LARGE_STATES
             plan |= {
-                "checkpoint": link(job.state_file),
                 **{name: numbers[name] for name in _NUMBERS if name in numbers},
             }
         return plan
+
+    def link(self, worker: Worker, name: str) -> str:
+        """A new link to a file of the plan, whose own has expired: a process may fetch it late, or for hours.
+
+        Raises NotFound for a file that the plan does not have.
+        """
+        with self._database.read() as session:
+            job = load_job_of(session, worker)
+        if (file_id := _files_of(job).get(name)) is None:
+            raise NotFound(f"The plan of the job has no such file: '{name[:64]}'.", param="name")
+        return self._link(worker, job, file_id)
+
+    def _link(self, worker: Worker, job: Row[Any], file_id: str) -> str:
+        path = self._links.create(worker.maker, file_id, _LINK_SECONDS).path
+        return self._addresses(job.cluster_id).files + path
 
     def upload_link(self, worker: Worker, kind: str, size_bytes: int, sha256: str) -> str:
         """A URL by which the process may upload one file, of this content."""
@@ -224,6 +235,12 @@ class Workers:
             with self._database.write() as session:
                 session.run(delete(fine_tuning_checkpoints).where(c.id == row.id))
             self._results.delete(job, row.file_id)
+
+
+def _files_of(job: Row[Any]) -> dict[str, str | None]:
+    """The files that the process of a job reads, by their fields of the plan."""
+    files = {"training_file": job.training_file, "validation_file": job.validation_file}
+    return files | ({"checkpoint": job.state_file} if job.stage == Stage.TRAIN else {})
 
 
 def _take_over(session: WriteSession, worker: Worker) -> Row[Any]:

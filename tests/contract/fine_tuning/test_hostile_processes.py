@@ -191,6 +191,9 @@ def test_a_process_on_a_lost_node_is_not_heard_once_another_has_taken_over(desk:
     states = [desk.result(job_id, 1, "state", content) for content in (b"three", b"five")]
     workers.report(lost, [step(3), {"type": "state", "step": 3, "file_id": states[0]}])
     state = workers.plan(next_)["checkpoint"]
+    assert workers.link(next_, "checkpoint").partition("?")[0] == state.partition("?")[0]
+    with pytest.raises(Conflict):  # and by asking it takes nothing over
+        workers.link(lost, "checkpoint")
     late = [{"type": "state", "step": 5, "file_id": states[1]}], [{"type": "failed", "message": "The disk is full."}]
     for records in late:
         with pytest.raises(Conflict) as raised:

@@ -16,6 +16,7 @@ from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.tables import projects
 
 from ..training_jobs import GRADER, training_job
+from .files import a_file
 from .objects import list_of_100, model
 from .route_calls import RouteCall
 from .world import Tenant, World
@@ -104,10 +105,11 @@ def checkpoint(world: World, tenant: Tenant) -> str:
     base = f"walk/shared-{world.number()}"
     world.context.registry.create(NewModel(base, SourceRepository.LOCAL, f"/weights/{base}"))
     world.context.registry.mark_loaded(base, folder=f"/weights/{base}", size_bytes=1, task=Task.GENERATE)
-    new = NewModel(name, SourceRepository.FINE_TUNING, "file-1", base, tenant.project_id)
+    file_id = str(a_file(world, tenant).path["id"])
+    new = NewModel(name, SourceRepository.FINE_TUNING, file_id, base, tenant.project_id)
     world.context.registry.create(new)
     place = {"organization_id": tenant.organization_id, "project_id": tenant.project_id}
-    row = {"id": f"ftckpt_{world.number()}", "job_id": job_id, "created_at": 1, "step": 1, "file_id": "file-1"}
+    row = {"id": f"ftckpt_{world.number()}", "job_id": job_id, "created_at": 1, "step": 1, "file_id": file_id}
     world.add(fine_tuning_checkpoints, **row, **place, model=name, metrics="{}")
     return name
 
@@ -152,6 +154,11 @@ def a_credential(world: World, tenant: Tenant) -> RouteCall:
     return RouteCall({"id": fine_tuning_credential(world, tenant)})
 
 
+def a_file_of_the_plan(world: World, tenant: Tenant) -> RouteCall:
+    """The training file of a job of the tenant."""
+    return RouteCall({**a_job(world, tenant).path, "name": "training_file"})
+
+
 def an_adapter(_world: World, _tenant: Tenant) -> RouteCall:
     """A file of the adapter that the token names: no key does."""
     return RouteCall({"name": "adapter_config.json"})
@@ -179,6 +186,7 @@ FINE_TUNING_OBJECTS = {
     f"DELETE {_CREDENTIALS}/{{id}}": a_credential,
     "GET /v1/fine_tuning/adapters/{name}": an_adapter,
     f"GET {_WORKER}/plan": a_job,
+    f"GET {_WORKER}/links/{{name}}": a_file_of_the_plan,
     f"POST {_WORKER}/reports": a_report,
     f"POST {_WORKER}/uploads": a_result,
     f"PUT {_WORKER}/uploads/{{upload_id}}/parts/{{sha256}}": a_part,

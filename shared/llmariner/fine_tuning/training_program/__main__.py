@@ -113,7 +113,7 @@ def _read_files(
 ) -> dict[str, Any] | None:
     """What the plan needs of each file, and the questions of a gate; None where one is invalid, which is reported."""
     urls = {"training_file": plan.training_file, "validation_file": plan.validation_file}
-    files = {name: platform.fetch(url, work / f"{name}.jsonl") for name, url in urls.items() if url is not None}
+    files = {name: platform.fetch(name, url, work / f"{name}.jsonl") for name, url in urls.items() if url is not None}
     take: Callable[[Iterable[Example]], Any] = _counts if plan.stage == "check" else list
     reads = [(name, name, encoder.encode) for name in files]
     if plan.gate_grader is not None:

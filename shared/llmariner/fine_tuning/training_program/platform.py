@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import json
 import mmap
-import os
-import ssl
 import sys
 import time
 import urllib.error
@@ -21,6 +18,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from llmariner.fine_tuning.training_program.download import Download
+from llmariner.fine_tuning.training_program.http_answers import TIMEOUT_SECONDS, Refused, error_of, trusted
 from llmariner.fine_tuning.training_program.plan import Plan
 
 __all__ = ["AnswerPlace", "NoGrades", "Platform", "Refused", "Stopped"]
@@ -29,7 +28,6 @@ Answer = TypeVar("Answer")
 _PROCESS_HEADER = "x-llmariner-process"
 _TRY_SECONDS = 600.0
 """How long a platform may be away, such as for a restart, until the job gives up."""
-_TIMEOUT_SECONDS = 60.0
 _REPORT_SECONDS = 1.0
 _GONE = (401, 403, 404, 409)
 _TRIED_AGAIN = ("upload_in_progress", "checksum_mismatch", "invalid_body")
@@ -40,14 +38,6 @@ _UPLOADS = 3
 """Of one file: a line on which they all expire is too slow."""
 _LINK_BYTES = 64 << 10
 """Of a presigned URL with the headers to send."""
-
-
-class Refused(Exception):
-    """The platform refuses what the job asks, and would again; the message and the code are the platform's."""
-
-    def __init__(self, message: str, code: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Stopped(Exception):
@@ -141,9 +131,15 @@ class Platform:
                 part_ids.append(self._ask("PUT", target, part)["id"])
         return str(self._ask("POST", f"{url}/complete", {"part_ids": part_ids, "sha256": digest})["id"])
 
-    def fetch(self, url: str, target: Path) -> Path:
-        """Download a file by its link."""
-        return _repeat(lambda: _download(url, target))
+    def fetch(self, name: str, url: str, target: Path) -> Path:
+        """Download a file of the plan by its link, and by new ones once it has expired. `name`: the field of the plan.
+
+        Raises Refused, Stopped, OSError.
+        """
+        download = Download(url, target, lambda: str(self._ask("GET", f"{self._url}/links/{name}")["url"]))
+        while not _repeat(download.advance):
+            pass
+        return target
 
     def weights(self) -> list[dict[str, Any]]:
         """The files of the base model: `path`, `size`, `sha256`, `md5`, `version`, `pieces` (their sizes, in order)."""
@@ -215,7 +211,7 @@ def _repeat(work: Callable[[], Answer], gone: type[Exception] = Refused) -> Answ
         try:
             return work()
         except urllib.error.HTTPError as error:
-            said = _error_of(error.read())
+            said = error_of(error.read())
             if said.get("code") == "link_used":  # the answer to an earlier attempt was lost
                 return cast(Answer, {"id": said["file_id"]})
             message = str(said.get("message") or error)[:500]
@@ -239,40 +235,12 @@ def _send(method: str, url: str, data: Any, headers: dict[str, str]) -> dict[str
     if isinstance(data, bytes):  # the time limit is that of a block of a file, and would be one of all these bytes
         data, headers = io.BytesIO(data), {"content-length": str(len(data)), **headers}
     request = urllib.request.Request(url, data=data, headers=headers, method=method)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS, context=_trusted()) as answer:
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=trusted()) as answer:
         return dict(json.load(answer))
-
-
-@functools.cache
-def _trusted() -> ssl.SSLContext:
-    """The authorities of the image, and that of the control plane if the pod has one."""
-    context = ssl.create_default_context()
-    authority = os.environ.get("LLMARINER_AUTHORITY_FILE", "")
-    if os.path.exists(authority):
-        context.load_verify_locations(authority)
-    return context
 
 
 def _read(url: str, headers: Mapping[str, str], most: int) -> tuple[bytes, str]:
     """The body of a response, cut off after one byte more than `most`, and its content type."""
     request = urllib.request.Request(url, headers=dict(headers))
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS, context=_trusted()) as answer:
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=trusted()) as answer:
         return answer.read(most + 1), answer.headers.get_content_type()
-
-
-def _download(url: str, target: Path) -> Path:
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS, context=_trusted()) as source, target.open("wb") as file:
-        while part := source.read(1 << 20):
-            file.write(part)
-        expected = source.headers.get("content-length")
-    if expected is not None and target.stat().st_size != int(expected):
-        raise ConnectionError("The download was cut off.")
-    return target
-
-
-def _error_of(body: bytes) -> dict[str, Any]:
-    """The platform's error; empty for what a proxy says."""
-    try:
-        return dict(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        return {}

@@ -99,7 +99,7 @@ class Trainer:
     def run(self) -> None:
         """Train to the end, or until the platform asks for a pause; reports all of it."""
         if self._plan.checkpoint is not None:
-            self._load(self._platform.fetch(self._plan.checkpoint, self._work / "state.safetensors"))
+            self._load(self._platform.fetch("checkpoint", self._plan.checkpoint, self._work / "state.safetensors"))
             (self._work / "state.safetensors").unlink()  # each worker has one, and all share the disk of one machine
         self._report({"type": "training", "step": self._step, "total_steps": self._total}, now=True)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
 import ssl
 import subprocess
 import time
@@ -11,12 +12,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from email.message import Message
+from http.client import HTTPResponse
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
+
+import pytest
 
 from llmariner.context import Context
 from llmariner.files.file import NewFile
 from llmariner.files.purposes import Purpose
+from llmariner.fine_tuning.training_program.download import Download
 from llmariner.object_settings import S3Settings
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.objects import ObjectStore
@@ -71,7 +76,7 @@ def test_anybody_reads_one_object_by_its_url_and_does_nothing_else(new_s3: NewS3
     assert get(s3, "files/file_1") == b"text"
 
 
-def test_a_url_expires(new_s3: NewS3) -> None:
+def test_a_url_expires(new_s3: NewS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     s3 = new_s3(presigned_seconds=1)
     put(s3, "files/file_1", b"text")
     url = s3.signed_download("files/file_1", **HEADERS)
@@ -80,6 +85,19 @@ def test_a_url_expires(new_s3: NewS3) -> None:
     while request(url)[0] == 200 and time.monotonic() < deadline:
         time.sleep(0.3)
     assert request(url)[0] == 403
+    # A job continues where it stopped, by a URL that is asked for then.
+    content, target = random.Random(1).randbytes(3 << 20), tmp_path / "state"
+    put(s3, "files/file_1", content)
+    lasting = new_s3(presigned_seconds=60)
+    download = Download(url, target, lambda: str(lasting.signed_download("files/file_1", **HEADERS)))
+    assert not download.advance()
+    read, left = HTTPResponse.read, [1 << 20, 0]  # the connection ends after the first block
+    with monkeypatch.context() as patched:
+        patched.setattr(HTTPResponse, "read", lambda answer, size=None: read(answer, left.pop(0) if left else size))
+        assert not download.advance()
+    assert target.read_bytes() == content[: 1 << 20]
+    assert download.advance()
+    assert target.read_bytes() == content
 
 
 def test_urls_are_of_the_address_that_clients_reach(new_s3: NewS3, gateway: Gateway) -> None:
