@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,8 @@ def test_a_delegated_group_of_version_2_has_one_for_the_job(tmp_path: Path, fold
     written = {name: (group.memory / name).read_text() for name in ("memory.max", "memory.swap.max", "cpu.max")}
     assert written == {"memory.max": str(7 << 20), "memory.swap.max": "0", "cpu.max": "300000 100000"}
     assert not group.is_out_of_memory
+    (group.memory / "memory.events").write_text("low 0\noom 0\noom_kill 2\n")
+    assert not group.is_out_of_memory, "the machine was"
     (group.memory / "memory.events").write_text("low 0\noom 1\noom_kill 2\n")
     assert group.is_out_of_memory
     for name in FILES:
@@ -90,10 +94,34 @@ def test_a_note_of_something_else_removes_nothing(folder: JobFolder, note: str) 
     assert Path("/tmp").exists()
 
 
-@pytest.mark.skipif(
+VERSION_1 = pytest.mark.skipif(
     os.geteuid() != 0 or not Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").exists(),
     reason="no control groups of version 1 that this user may make",
 )
+
+
+@VERSION_1
+@pytest.mark.parametrize("where", ["in it", "above it"])
+def test_a_group_is_at_fault_only_where_its_own_memory_was_full(folder: JobFolder, where: str) -> None:
+    group = above = make_control_group(folder, 80 << 20, 1)
+    assert group is not None
+    assert above is not None
+    if where == "above it":  # as in a container
+        group = replace(above, memory=above.memory / "below")
+        group.memory.mkdir()
+        (group.memory / "memory.limit_in_bytes").write_text(str(1 << 30))
+    enters = "; ".join(f"echo $$ > {each}/cgroup.procs" for each in group.folders)
+    needs = f'{enters}; exec "$0" -c "bytearray(120 << 20)"'
+    assert subprocess.run(["sh", "-c", needs, sys.executable], check=False, timeout=60).returncode == -signal.SIGKILL
+    at_fault = group.is_out_of_memory
+    if group is not above:
+        group.memory.rmdir()
+    remove_control_group(folder)
+    assert not above.memory.exists()
+    assert at_fault is (group is above)
+
+
+@VERSION_1
 def test_the_kernel_slows_processes_of_a_group_to_its_cores_together(folder: JobFolder) -> None:
     group = make_control_group(folder, 1 << 30, 1)
     assert group is not None

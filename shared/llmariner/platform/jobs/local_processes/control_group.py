@@ -27,6 +27,8 @@ _NOTE = "control_group.json"
 _PERIOD_MICROSECONDS = 100_000
 _END_SECONDS = 5.0
 """How long the last processes of a group may take to be gone after they were killed."""
+_FULL_BYTES = 4 << 20
+"""What may be left in a group that is full: the kernel counts pages in batches."""
 _DELEGATED = ("trusted.delegate", "user.delegate")
 """Attributes of a group that systemd has delegated."""
 
@@ -46,11 +48,27 @@ class ControlGroup:
 
     @property
     def is_out_of_memory(self) -> bool:
-        """Whether the kernel has ended a process of it because all together needed more than they may."""
+        """Whether the kernel has ended a process of it because all together needed more than they may.
+
+        It also counts those that it ends where the machine, or a group above, has no memory left: they may be innocent.
+        """
         name = "memory.oom_control" if self.version == 1 else "memory.events"
         with contextlib.suppress(OSError, ValueError):
             counts = dict(line.split() for line in (self.memory / name).read_text().splitlines())
-            return int(counts.get("oom_kill", "0")) > 0
+            if int(counts.get("oom_kill", "0")) == 0:
+                return False
+            return int(counts.get("oom", "0")) > 0 if self.version == 2 else self._was_full()
+        return False
+
+    def _was_full(self) -> bool:
+        """Whether a group of version 1 had as much as it may, which counts no failures since Linux 6.13."""
+        for counted in ("memory", "memory.memsw"):
+            with contextlib.suppress(OSError, ValueError):
+                limit, most = (
+                    (self.memory / f"{counted}.{each}_in_bytes").read_text() for each in ("limit", "max_usage")
+                )
+                if int(most) >= int(limit) - _FULL_BYTES:
+                    return True
         return False
 
 
