@@ -86,14 +86,15 @@ class Moves:
         if found is None:
             return False
         port.remove(name)
-        return self._to_another(job, full=False, reason="Its cluster had no room for it")
+        # Also where another job has taken the room since: it is in no line any more, and may just have begun.
+        return self._to_another(job, reason="Its cluster had no room for it")
 
     def away_from_lost(self, job: Row[Any]) -> str:
         """Have a job of a lost cluster run on another one, which perhaps has no room yet; else it waits.
 
         Returns why it can't run any more, in words for users: it asked for a cluster that is not registered any more.
         """
-        if self._to_another(job, full=True, reason="Its cluster is away") or not self._places.is_gone(job.cluster_id):
+        if self._to_another(job, reason="Its cluster is away") or not self._places.is_gone(job.cluster_id):
             return ""
         if job.requested_cluster_id is not None:
             return _GONE
@@ -115,15 +116,14 @@ class Moves:
         waits = self._jobs.is_queued(job) and job.started_at is None and job.requested_cluster_id is None
         return waits and time.time() - begun > self._full_seconds
 
-    def _to_another(self, job: Row[Any], *, full: bool, reason: str) -> bool:
-        """Queue a job on another cluster; `full`: also on one that has no room now. Returns whether it was moved."""
+    def _to_another(self, job: Row[Any], *, reason: str) -> bool:
+        """Queue a job on another cluster, perhaps one that has no room now. Returns whether it was moved."""
         places = self._others(job)
         if places is None:
             return False
 
         def choose(session: WriteSession) -> str | None:
-            decision = places.choose(session, without=job.cluster_id)
-            return chosen_cluster(decision) if full else decision.cluster_id
+            return chosen_cluster(places.choose(session, without=job.cluster_id))
 
         return self._queue(job, choose, "moved", f"{reason}: the job is queued on another one")
 

@@ -301,3 +301,23 @@ def test_a_job_that_leaves_home_says_where_it_runs(here: Clusters) -> None:
     here.age(job_id, FULL + 1)
     here.reconciler.reconcile(job_id)
     assert (here.row(job_id).cluster_id, here.row(job_id).environment) == (east, WORKER_ENVIRONMENT)
+
+
+def test_a_job_that_left_its_line_is_queued_elsewhere_though_the_room_there_is_gone(here: Clusters) -> None:
+    west = here.add("west", allocated=4)
+    job_id = here.create(gpu_count=1)
+    here.reconciler.reconcile(job_id)
+    east, remove = here.add("east", allocated=3), here.ports[west].remove
+
+    def remove_late(name: str) -> None:
+        here.create(gpu_count=1, cluster_id=east)  # takes the room
+        with here.database.write() as session:  # and it has just begun, as another process saw
+            session.run(update(batch_jobs).where(batch_jobs.c.id == job_id).values(status="running", started_at=5.0))
+        remove(name)
+
+    here.ports[west].remove = remove_late  # type: ignore[assignment,method-assign]
+    here.age(job_id, FULL + 1)
+    for _ in range(2):
+        here.reconciler.reconcile(job_id)
+    row = here.row(job_id)
+    assert (row.status, row.error_code, row.cluster_id) == ("queued", None, east)
