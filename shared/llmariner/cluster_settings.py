@@ -53,6 +53,11 @@ class WorkerClusterSettings:
         """A heartbeat that follows the one before sooner is answered and not recorded."""
         return self.heartbeat_seconds / 30
 
+    @property
+    def least_report_seconds(self) -> float:
+        """Changed jobs of a heartbeat that follows the one before sooner are not taken: each is an event that is kept."""
+        return self.heartbeat_seconds / 3
+
     @classmethod
     def load(cls, env: Environment) -> WorkerClusterSettings:
         """Read from a mapping. Raises ValueError for numbers that are too small."""

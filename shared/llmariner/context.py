@@ -98,8 +98,9 @@ class Context:
     def clusters(self) -> ClusterInstallation:
         """The clusters on which work runs."""
         from llmariner.clusters.installation import ClusterInstallation
+        from llmariner.job_placement.cluster_reports import request_reported_jobs
 
-        return ClusterInstallation(self.database, self.secrets, self.env)
+        return ClusterInstallation(self.database, self.secrets, self.env, request_reported_jobs)
 
     @cached_once
     def authenticator(self) -> Authenticator:

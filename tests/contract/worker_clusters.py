@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +12,18 @@ from sqlalchemy import select, update
 
 from llmariner.batch_jobs.placement import placed_gpus
 from llmariner.cluster_settings import WorkerClusterSettings
+from llmariner.clusters.cluster import cluster_from_row
+from llmariner.clusters.heartbeats import Component, Heartbeat, Heartbeats
 from llmariner.clusters.inventory import Inventory, Node, ProductTotal
+from llmariner.clusters.registration_keys import RegisteredAgent
 from llmariner.clusters.status import ClusterStatuses
 from llmariner.clusters.tables import cluster_statuses, clusters
 from llmariner.errors import Unavailable
+from llmariner.job_placement.cluster_reports import request_reported_jobs
 from llmariner.job_placement.tables import job_leftovers
 from llmariner.job_placement.worker_clusters import WorkerClusters
 from llmariner.platform.database import Database
+from llmariner.platform.events.tables import events
 from llmariner.platform.jobs import JobStatus
 from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.tables import projects
@@ -79,7 +85,9 @@ class ClusterDesk:
         """A cluster with one node, whose agent reported a moment ago."""
         id_ = f"cluster-{name}"
         with self.database.write() as session:
-            session.add(clusters, id=id_, organization_id=self.owner.organization_id, name=name, created_at=1)
+            session.add(
+                clusters, id=id_, organization_id=self.owner.organization_id, name=name, created_at=1, digest=id_
+            )
             session.add(
                 cluster_statuses, cluster_id=id_, **self._status(id_, replace(node, allocated_gpus=allocated), work)
             )
@@ -126,6 +134,26 @@ class ClusterDesk:
         assigned = json.dumps([{"cluster_id": cluster_id, "namespace": "n", "queue": "", "node_selector": []}])
         with self.database.write() as session:
             session.run(update(projects).where(projects.c.id == self.owner.project_id).values(assignments=assigned))
+
+    def hear(
+        self, cluster_id: str, names: Sequence[str], *, seconds_after: float = 15.0
+    ) -> tuple[bool, list[tuple[str, str]]]:
+        """The agent names Jobs that changed. Returns if they were taken, and the events of it: type and the job's id."""
+        with self.database.write() as session:
+            at = update(cluster_statuses).where(cluster_statuses.c.cluster_id == cluster_id)
+            session.run(at.values(heartbeat_at=time.time() - seconds_after))
+            row = session.first(select(clusters).where(clusters.c.id == cluster_id))
+            before = len(session.rows(select(events.c.sequence)))
+        assert row is not None
+        agent = RegisteredAgent(cluster_from_row(row), cluster_id)
+        parts = (Component("agent", True), Component("work", True))
+        url = f"https://{cluster_id}.example.org"
+        heartbeat = Heartbeat("1", 1, "1", time.time(), parts, control_plane_url=url, changed_jobs=names)
+        answer = Heartbeats(self.database, WorkerClusterSettings(), request_reported_jobs).record(agent, heartbeat)
+        assert answer["changed_jobs_limit"] == 200
+        with self.database.read() as session:
+            added = session.rows(select(events).order_by(events.c.sequence))[before:]
+        return answer["changed_jobs_taken"], [(each.type, json.loads(each.data)["id"]) for each in added]
 
     def leftovers(self, *, due: bool = True) -> list[str]:
         """What is noted as left somewhere. `due`: it was noted long ago, and is due from now on."""

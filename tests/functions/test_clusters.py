@@ -6,8 +6,12 @@ import time
 from typing import Any
 
 import pytest
+from sqlalchemy import delete, select, update
 
+from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.clusters.cluster import LOCAL_CLUSTER_ID
+from llmariner.clusters.tables import cluster_statuses
+from llmariner.platform.events.tables import events
 from llmariner.showback import utilization
 from llmariner.showback.exporters import HourOfUse, NodeUse
 from llmariner.showback.utilization import store_hour
@@ -66,6 +70,31 @@ def test_a_cluster_is_registered_reports_and_is_unregistered(company: Company, r
     assert_error(company.ask(f"GET {path}"), 404, "not_found")
 
 
+def test_a_job_that_its_agent_names_is_looked_at(
+    company: Company, report: Any, ask: Ask, installation: Installation
+) -> None:
+    made = company.ask("POST /v1/clusters", {"name": "names-jobs"}).json
+    new = {"image": "pytorch-2.1", "command": "sh scripts/run.sh", "scripts": {"run.sh": "ZWNobyBoaQ=="}}
+    headers = {"authorization": f"Bearer {company.secrets['sam']}"}
+    job_id = ask("batch_jobs", HttpRequest("POST", "/v1/batch/jobs", new, headers)).json["id"]
+
+    def named() -> tuple[bool, int]:
+        at_once = update(cluster_statuses).where(cluster_statuses.c.cluster_id == made["id"]).values(heartbeat_at=0.0)
+        reported = select(events).where(events.c.subject == f"batch_jobs/{job_id}", events.c.data.contains("reported"))
+        with installation.context.database.write() as session:
+            session.run(at_once)
+        answer = report(made["registration_key"], changed_jobs=[job_id, "bj-none", "ftjob-none-1"]).json
+        with installation.context.database.read() as session:
+            return answer["changed_jobs_taken"], len(session.rows(reported))
+
+    assert named() == (True, 0)  # it runs at home
+    with installation.context.database.write() as session:
+        session.run(update(batch_jobs).where(batch_jobs.c.id == job_id).values(cluster_id=made["id"]))
+    assert named() == (True, 1)
+    with installation.context.database.write() as session:
+        session.run(delete(batch_jobs).where(batch_jobs.c.id == job_id))
+
+
 def test_a_registration_key_opens_no_route_of_people(company: Company, ask: Ask) -> None:
     made = company.ask("POST /v1/clusters", {"name": "nosy"}).json
     headers = {"authorization": f"Bearer {made['registration_key']}"}
@@ -86,6 +115,10 @@ def test_a_registration_key_opens_no_route_of_people(company: Company, ask: Ask)
         ({"inventory": {"nodes": [NODE] * 1001}}, "inventory.nodes"),
         ({"inventory": {"products": [{**PRODUCT, "gpus": 10**9}]}}, "inventory.products.0.gpus"),
         ({"inventory": {"products": [{**PRODUCT, "gpus": -1}]}}, "inventory.products.0.gpus"),
+        ({"changed_jobs": ["bj-1"] * 201}, "changed_jobs"),
+        ({"changed_jobs": "bj-1"}, "changed_jobs"),
+        ({"changed_jobs": ["bj-1", "a\nb"]}, "changed_jobs.1"),
+        ({"changed_jobs": [1]}, "changed_jobs.0"),
         ({"config": {"generation": "1", "applied": True}}, "config.generation"),
     ],
 )

@@ -20,16 +20,18 @@ import pytest
 import yaml
 from websockets.exceptions import InvalidStatus
 
+from llmariner.agent.changed_jobs import ChangedJobs
 from llmariner.agent.tunnel import ApiServer, KubernetesRelay, TunnelConnections
 from llmariner.platform.jobs import Job, Phase
 from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
 from llmariner.platform.jobs.kubernetes.settings import ClusterJobSettings
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import Forbidden
-from llmariner.platform.kube.resources import NODES, PODS, SECRETS
+from llmariner.platform.kube.resources import JOBS, NODES, PODS, SECRETS
 from llmariner.sessions.cluster_roles import session_objects
 from llmariner.sessions.control_plane import RemoteClusters
 from llmariner.sessions.control_plane_roles import control_plane_objects
+from llmariner.settings import ClusterSettings
 
 from .conftest import REAL
 
@@ -194,20 +196,42 @@ def as_control_plane(installation: Any, api_server: ApiServer, calls: Callable[[
     asyncio.run(asyncio.wait_for(scenario(), 120))
 
 
+def as_agent(api_server: ApiServer, folder: Path) -> Cluster:
+    """The API server as the agent itself asks it."""
+    kubeconfig = yaml.safe_load(Path(os.environ[REAL]).read_text())
+    kubeconfig["users"][0]["user"] = {"token": api_server.token()}
+    (folder / "agent").write_text(yaml.safe_dump(kubeconfig))
+    return Cluster(ClusterSettings(folder / "agent"))
+
+
 def test_the_control_plane_runs_jobs_in_its_namespace_and_nothing_elsewhere(
-    installation: Any, with_work: ApiServer
+    installation: Any, with_work: ApiServer, tmp_path: Path
 ) -> None:
     name = f"j-{os.urandom(4).hex()}"
+    agent = as_agent(with_work, tmp_path)
+    changed, taken = ChangedJobs(agent, pause=0.0), {"changed_jobs_limit": 1000, "changed_jobs_taken": True}
+    changed.answered([], taken)
+
+    def is_named() -> bool:
+        names = changed.names()
+        changed.answered(names, taken)
+        return name in names
 
     def calls(cluster: Cluster) -> None:
         jobs = KubernetesJobs(cluster, ClusterJobSettings(images={"python": "python"}), lambda _: ())
         submitted = jobs.submit(Job(name, "proj", "true", image="python", scripts={"a": b"x" * 700_000}))
         assert submitted.phase is Phase.QUEUED
+        assert [is_named(), is_named()] == [True, False]
+        status = json.dumps({"status": {"active": 1}})
+        kubectl("patch", "job", name, "-n", "llmariner-jobs", "--subresource=status", "--type=merge", "-p", status)
+        assert [is_named(), is_named()] == [True, False]
         jobs.cancel(name)
         ended = jobs.status(name)
         assert ended is not None
         assert ended.phase is Phase.CANCELED
+        is_named()
         jobs.remove(name)
+        assert name not in [each["metadata"]["name"] for each in agent.list(JOBS, "llmariner-jobs").items]
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "team"}}
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other-work"}}
         for refused in (
@@ -220,8 +244,16 @@ def test_the_control_plane_runs_jobs_in_its_namespace_and_nothing_elsewhere(
         ):
             with pytest.raises(Forbidden, match="llmariner:control-plane"):
                 refused()
+        for resource, place in ((JOBS, "team"), (JOBS, None), (SECRETS, "llmariner-jobs")):
+            with pytest.raises(Forbidden, match="serviceaccount"):
+                agent.list(resource, place)
+        with pytest.raises(Forbidden, match="serviceaccount"):
+            agent.get(JOBS, "llmariner-jobs", name)
+        with pytest.raises(Forbidden, match="serviceaccount"):
+            agent.delete(JOBS, "llmariner-jobs", name)
 
     as_control_plane(installation, with_work, calls)
+    agent.close()
 
 
 def test_an_administrator_refuses_a_control_plane(installation: Any, api_server: ApiServer) -> None:

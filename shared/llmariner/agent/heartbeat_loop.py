@@ -13,6 +13,7 @@ import time
 from typing import Any, Protocol
 
 from llmariner import __version__
+from llmariner.agent.changed_jobs import ChangedJobs
 from llmariner.agent.components import component_statuses, kubernetes_version
 from llmariner.agent.control_plane import NotReached, Refused
 from llmariner.agent.gpu_config import GpuSharing
@@ -49,6 +50,7 @@ class HeartbeatLoop:
         self._cluster = cluster
         self._control_plane = control_plane
         self._sharing = sharing
+        self._changed_jobs = ChangedJobs(cluster)
         self._inventory_seconds = _DEFAULT_INVENTORY
         self._inventory_due = 0.0
         self._last_inventory: Inventory | None = None
@@ -71,6 +73,7 @@ class HeartbeatLoop:
         self._failures = 0
         if "inventory" in heartbeat:
             self._inventory_due = time.monotonic() + self._inventory_seconds
+        self._changed_jobs.answered(heartbeat.get("changed_jobs", ()), answer)
         self._sharing.apply(answer.get("device_plugin_config"))
         self._inventory_seconds = _seconds(answer, "inventory_interval_seconds", _DEFAULT_INVENTORY)
         return _seconds(answer, "heartbeat_interval_seconds", _DEFAULT_INTERVAL)
@@ -93,6 +96,8 @@ class HeartbeatLoop:
             "components": component_statuses(self._cluster, self._last_inventory, problem),
         }
         heartbeat |= {} if inventory is None else {"inventory": inventory.to_json()}
+        changed = [] if problem else self._changed_jobs.names()
+        heartbeat |= {"changed_jobs": changed} if changed else {}
         return heartbeat | ({} if self._sharing.result is None else {"config": self._sharing.result})
 
     def _retry(self, error: NotReached | Refused) -> float:

@@ -1,7 +1,8 @@
 """What `kubectl apply` makes in a worker cluster: the agent, with the rights that it uses and no others.
 
 The agent lists nodes and pods, reads the Deployments of known names, and, where a namespace of the GPU operator is named,
-writes one ConfigMap there. It reads no Secret but its own, which is a file.
+writes one ConfigMap there. It reads no Secret but its own, which is a file. Where the platform may run work, it lists Jobs:
+`sessions.control_plane_roles`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ agents of its own version and of the one before, and newer ones.
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +26,25 @@ from llmariner.clusters.tables import cluster_statuses, clusters
 from llmariner.errors import InvalidRequest
 from llmariner.platform.database import Database, WriteSession
 
-__all__ = ["OLDEST_PROTOCOL_VERSION", "PROTOCOL_VERSION", "Component", "ConfigResult", "Heartbeat", "Heartbeats"]
+__all__ = [
+    "MAX_CHANGED_JOBS",
+    "OLDEST_PROTOCOL_VERSION",
+    "PROTOCOL_VERSION",
+    "Component",
+    "ConfigResult",
+    "Heartbeat",
+    "Heartbeats",
+    "RequestReportedJobs",
+]
 
 PROTOCOL_VERSION = 1
 OLDEST_PROTOCOL_VERSION = 1
+MAX_CHANGED_JOBS = 200
+"""How many Jobs that changed a heartbeat names; the others come with the next one."""
+RequestReportedJobs = Callable[[WriteSession, str, Sequence[str]], None]
+"""Has jobs looked at, in the transaction of a heartbeat: those on the cluster with that id by the names of their Jobs there.
+
+The names are an agent's: of jobs elsewhere, or of none, perhaps."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,8 @@ class ConfigResult:
 class Heartbeat:
     """What an agent reports. `sent_at`: by its own clock. `inventory` None: as in the heartbeat before.
 
-    `control_plane_url`: this control plane, as the agent reaches it: jobs of the cluster report there.
+    `control_plane_url`: this control plane, as the agent reaches it: jobs of the cluster report there. `changed_jobs`: names
+    of Jobs of the platform whose status changed since the last heartbeat in which they were taken.
     """
 
     agent_version: str
@@ -65,14 +82,21 @@ class Heartbeat:
     inventory: Inventory | None = None
     config: ConfigResult | None = None
     control_plane_url: str = ""
+    changed_jobs: Sequence[str] = ()
 
 
 class Heartbeats:
     """Records heartbeats. Thread-safe."""
 
-    def __init__(self, database: Database, settings: WorkerClusterSettings) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: WorkerClusterSettings,
+        request_reported_jobs: RequestReportedJobs,
+    ) -> None:
         self._database = database
         self._settings = settings
+        self._request_reported_jobs = request_reported_jobs
 
     def record(self, agent: RegisteredAgent, heartbeat: Heartbeat) -> dict[str, Any]:
         """Record a heartbeat; returns the answer. One that comes much too soon is answered, not recorded.
@@ -95,11 +119,13 @@ class Heartbeats:
             if row is None:
                 raise invalid_registration_key()
             cluster = cluster_from_row(row)
-            if not self._is_too_soon(session, cluster.id):
+            age = self._age_of_last(session, cluster.id)
+            if age >= self._settings.least_seconds:
                 _store_status(session, cluster, heartbeat)
                 if heartbeat.config is not None:
                     record_result(session, cluster.id, **vars(heartbeat.config))
-            return self._reply(cluster, current_config(session, cluster.id))
+            taken = self._take_jobs(session, cluster, heartbeat, age)
+            return self._reply(cluster, current_config(session, cluster.id), taken)
 
         return self._database.transact(store)
 
@@ -110,13 +136,26 @@ class Heartbeats:
             if row is not None:
                 _store_status(session, cluster_from_row(row), heartbeat)
 
-    def _is_too_soon(self, session: WriteSession, cluster_id: str) -> bool:
-        """Whether the heartbeat before was a moment ago. Its row is locked until the transaction ends."""
+    def _age_of_last(self, session: WriteSession, cluster_id: str) -> float:
+        """How many seconds ago the heartbeat before was recorded; infinite where none was, or by a clock that went back.
+
+        Its row is locked until the transaction ends.
+        """
         of_cluster = select(cluster_statuses.c.heartbeat_at).where(cluster_statuses.c.cluster_id == cluster_id)
         last = session.value(of_cluster.with_for_update())
-        return last is not None and 0 <= time.time() - last < self._settings.least_seconds
+        age = math.inf if last is None else time.time() - last
+        return age if age >= 0 else math.inf
 
-    def _reply(self, cluster: Cluster, config: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _take_jobs(self, session: WriteSession, cluster: Cluster, heartbeat: Heartbeat, age: float) -> bool:
+        """Have the changed jobs looked at; returns if the agent need not name them again. `age`: of the heartbeat before."""
+        if not heartbeat.changed_jobs:
+            return True
+        if cluster.is_local or age < self._settings.least_report_seconds:
+            return False
+        self._request_reported_jobs(session, cluster.id, heartbeat.changed_jobs[:MAX_CHANGED_JOBS])
+        return True
+
+    def _reply(self, cluster: Cluster, config: Mapping[str, Any] | None, taken: bool) -> dict[str, Any]:
         return {
             "object": "cluster.heartbeat",
             "protocol_version": PROTOCOL_VERSION,
@@ -127,6 +166,8 @@ class Heartbeats:
             "inventory_interval_seconds": self._settings.inventory_seconds,
             "draining": cluster.drain_requested_at is not None,
             "device_plugin_config": config,
+            "changed_jobs_limit": 0 if cluster.is_local else MAX_CHANGED_JOBS,
+            "changed_jobs_taken": taken,
         }
 
 

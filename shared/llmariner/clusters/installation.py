@@ -14,7 +14,7 @@ from llmariner.settings import SecretSettings
 if TYPE_CHECKING:
     from llmariner.clusters.clusters import Clusters
     from llmariner.clusters.configs import ClusterConfigs
-    from llmariner.clusters.heartbeats import Heartbeats
+    from llmariner.clusters.heartbeats import Heartbeats, RequestReportedJobs
     from llmariner.clusters.inventory import Inventory
     from llmariner.clusters.registration_keys import RegistrationKeys
     from llmariner.clusters.snapshots import Snapshots
@@ -28,13 +28,20 @@ __all__ = ["ClusterInstallation"]
 class ClusterInstallation:
     """`machine`, `engines`: what the machine of the control plane has, and its engines; standalone mode sets them.
 
-    On a cluster an agent reports what it has.
+    On a cluster an agent reports what it has. `request_reported_jobs`: as of `Heartbeats`.
 
     Raises ValueError for wrong settings.
     """
 
-    def __init__(self, database: Database, secrets: SecretSettings, env: Environment) -> None:
+    def __init__(
+        self,
+        database: Database,
+        secrets: SecretSettings,
+        env: Environment,
+        request_reported_jobs: RequestReportedJobs,
+    ) -> None:
         self._database = database
+        self._request_reported_jobs = request_reported_jobs
         self._pepper = secrets.pepper
         self._service = secrets.service
         self._env = env
@@ -82,7 +89,7 @@ class ClusterInstallation:
         """Records the heartbeats of agents."""
         from llmariner.clusters.heartbeats import Heartbeats
 
-        return Heartbeats(self._database, self.settings)
+        return Heartbeats(self._database, self.settings, self._request_reported_jobs)
 
     @property
     def snapshots(self) -> Snapshots:

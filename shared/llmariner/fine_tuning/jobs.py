@@ -25,6 +25,7 @@ from llmariner.fine_tuning.events import CHANGE_REQUESTED, CREATED, STATUS_CHANG
 from llmariner.fine_tuning.integrations import add_runs, check_integrations, request_tracking
 from llmariner.fine_tuning.job import GRADER_FIELD, FineTuningJob, NewFineTuningJob, Stage, Status
 from llmariner.fine_tuning.placement import choose_place, not_trainable
+from llmariner.fine_tuning.port_ids import port_id
 from llmariner.fine_tuning.promotion import GATE_GRADER
 from llmariner.fine_tuning.promotions import Promotions
 from llmariner.fine_tuning.requirements import TrainingSize, problem_of_model
@@ -49,7 +50,7 @@ from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.tables import organizations, projects
 from llmariner.tracking_settings import TrackingSettings
 
-__all__ = ["FineTuningJobs", "change_status", "end_job", "load_job", "port_id", "request_change", "select_jobs"]
+__all__ = ["FineTuningJobs", "change_status", "end_job", "load_job", "request_change", "select_jobs"]
 
 _ACTIVE = (Status.VALIDATING_FILES, Status.QUEUED, Status.RUNNING)
 _MAX_MODEL_NAME = 200
@@ -325,11 +326,6 @@ def load_job(session: ReadSession, project_id: str, job_id: str, *, lock: bool =
             param="fine_tuning_job_id",
         )
     return row
-
-
-def port_id(job: Row[Any]) -> str:
-    """The id that the jobs port has for the present attempt of a job."""
-    return f"{job.id}-{job.attempt}"
 
 
 def request_change(session: WriteSession, job: Row[Any]) -> None:

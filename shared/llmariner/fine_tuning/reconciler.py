@@ -20,7 +20,8 @@ from llmariner.fine_tuning.base_models import base_model
 from llmariner.fine_tuning.events import add_message
 from llmariner.fine_tuning.form_check import FormCheck, InvalidFile
 from llmariner.fine_tuning.job import Stage, Status
-from llmariner.fine_tuning.jobs import change_status, end_job, port_id, request_change, select_jobs
+from llmariner.fine_tuning.jobs import change_status, end_job, request_change, select_jobs
+from llmariner.fine_tuning.port_ids import port_id
 from llmariner.fine_tuning.program import COMMAND, WEIGHTS_COMMAND, archive
 from llmariner.fine_tuning.promotions import Promotions
 from llmariner.fine_tuning.reports import fail_file
@@ -40,7 +41,7 @@ from llmariner.platform.kube.errors import ClusterError
 from llmariner.tenancy.gone_projects import gone_projects
 from llmariner.tenancy.tables import projects
 
-__all__ = ["FineTuningReconciler", "job_id_of"]
+__all__ = ["FineTuningReconciler"]
 
 _log = logging.getLogger(__name__)
 _BATCH = 200
@@ -367,11 +368,6 @@ def _remove_late(port: Jobs, job: Row[Any]) -> None:
 def _is_idle(job: Row[Any]) -> bool:
     """Whether a job is to have no process."""
     return Status(job.status).is_final or bool(job.status == Status.PAUSED)
-
-
-def job_id_of(port_job_id: str) -> str:
-    """The job of an id that the jobs port has."""
-    return port_job_id.rpartition("-")[0]
 
 
 def _wait_again(session: WriteSession, job: Row[Any], reason: str) -> None:

@@ -1,5 +1,7 @@
 """The objects of a worker cluster by which the control plane runs work there: namespaces, and one user's rights in them.
 
+The agent itself may list the Jobs, and nothing else.
+
 The namespaces are made by the administrator who applies this. RBAC has no rule for "namespaces with our label": a user that
 may make namespaces, and give itself rights in them, may give itself every right in every namespace.
 """
@@ -23,13 +25,14 @@ from llmariner.sessions.roles import CONTROL_PLANE_USER
 
 __all__ = ["WORK_NAMESPACES", "control_plane_objects"]
 
+JOBS_NAMESPACE = "llmariner-jobs"
 WORK_NAMESPACES: dict[str, tuple[str, tuple[Rule, ...]]] = {
     "llmariner-models": ("baseline", (*SERVING_RULES, *ALLOCATION_RULES)),
-    "llmariner-jobs": ("restricted", (*JOB_RULES, *JOB_READING_RULES, *JOB_PROGRAM_RULES, *ALLOCATION_RULES)),
+    JOBS_NAMESPACE: ("restricted", (*JOB_RULES, *JOB_READING_RULES, *JOB_PROGRAM_RULES, *ALLOCATION_RULES)),
 }
 """By namespace: the level of Pod Security that is enforced there, and what the adapters of the control plane need."""
 _RBAC = "rbac.authorization.k8s.io"
-_NAME = "llmariner-control-plane"
+_NAME, _REPORTS = "llmariner-control-plane", "llmariner-agent"
 _LABELS = {"app.kubernetes.io/part-of": "llmariner", "app.kubernetes.io/component": "control-plane"}
 Object = dict[str, Any]
 
@@ -53,8 +56,11 @@ def control_plane_objects(agent: tuple[str, str], *, certificates: str = "") -> 
         inside = {**metadata, "namespace": work}
         objects.append({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": work, "labels": labels}})
         objects += [_role("Role", inside, _merged(rules)), _binding("Role", inside, user)]
+    # The agent's heartbeats name the Jobs that changed.
+    metadata = {"name": _REPORTS, "labels": _LABELS, "namespace": JOBS_NAMESPACE}
+    objects += [_role("Role", metadata, [rule("batch", ["jobs"], "list")]), _binding("Role", metadata, account)]
     if certificates:
-        inside = {"name": AUTHORITY, "labels": _LABELS, "namespace": "llmariner-jobs"}
+        inside = {"name": AUTHORITY, "labels": _LABELS, "namespace": JOBS_NAMESPACE}
         data = {AUTHORITY_KEY: certificates}
         objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": inside, "data": data})
     return objects
@@ -79,6 +85,6 @@ def _binding(kind: str, metadata: Object, subject: Object) -> Object:
         "apiVersion": f"{_RBAC}/v1",
         "kind": f"{kind}Binding",
         "metadata": metadata,
-        "roleRef": {"apiGroup": _RBAC, "kind": kind, "name": _NAME},
+        "roleRef": {"apiGroup": _RBAC, "kind": kind, "name": metadata["name"]},
         "subjects": [subject],
     }

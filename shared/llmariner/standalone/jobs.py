@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from llmariner.context import Context
-from llmariner.fine_tuning.reconciler import job_id_of
+from llmariner.fine_tuning.port_ids import job_id_of
 from llmariner.job_settings import JobSettings
 from llmariner.platform.capacity import Amounts
 from llmariner.platform.jobs import Network

@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from llmariner.cluster_settings import WorkerClusterSettings
 from llmariner.clusters import tables
-from llmariner.clusters.cluster import LOCAL_CLUSTER_ID
+from llmariner.clusters.cluster import LOCAL_CLUSTER_ID, cluster_from_row
 from llmariner.clusters.clusters import Clusters
 from llmariner.clusters.configs import ClusterConfigs
 from llmariner.clusters.device_plugin import DevicePluginConfig, MigStrategy
@@ -23,7 +23,8 @@ from llmariner.clusters.machine import machine_heartbeat, machine_inventory
 from llmariner.clusters.registration_keys import RegisteredAgent, RegistrationKeys
 from llmariner.clusters.snapshots import HOUR, GroupBy, Snapshots
 from llmariner.clusters.status import ClusterStatuses
-from llmariner.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound
+from llmariner.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, Unavailable
+from llmariner.job_placement.cluster_reports import request_reported_jobs
 from llmariner.platform.capacity import Claim, Kind, Use
 from llmariner.platform.database import Database
 from llmariner.tenancy.principal import Caller
@@ -52,7 +53,7 @@ def clusters(database: Database) -> Clusters:
 
 @pytest.fixture
 def heartbeats(database: Database) -> Heartbeats:
-    return Heartbeats(database, SETTINGS)
+    return Heartbeats(database, SETTINGS, request_reported_jobs)
 
 
 @pytest.fixture
@@ -99,12 +100,36 @@ def test_a_revoked_key_reports_nothing_also_where_it_was_valid_a_moment_ago(
 
 
 def test_an_agent_that_is_too_old_or_too_eager(agent: RegisteredAgent, database: Database) -> None:
+    patient = Heartbeats(database, PATIENT, request_reported_jobs)
     with pytest.raises(InvalidRequest) as raised:
-        heard(Heartbeats(database, PATIENT), agent, replace(HEARTBEAT, protocol_version=0))
+        heard(patient, agent, replace(HEARTBEAT, protocol_version=0))
     assert raised.value.code == "agent_too_old"
     for version in ("first", "too soon"):
-        heard(Heartbeats(database, PATIENT), agent, replace(HEARTBEAT, agent_version=version, protocol_version=9))
+        heard(patient, agent, replace(HEARTBEAT, agent_version=version, protocol_version=9))
     assert ClusterStatuses(database, PATIENT).of([agent.cluster.id])[agent.cluster.id].agent_version == "first"
+
+
+def test_the_agent_of_the_control_planes_own_cluster_is_asked_for_no_jobs(database: Database) -> None:
+    with database.write() as session:
+        home = {"id": LOCAL_CLUSTER_ID, "name": "default", "created_at": 1, "digest": "home"}
+        session.insert_if_absent(tables.clusters, [home])
+        row = session.first(select(tables.clusters).where(tables.clusters.c.id == LOCAL_CLUSTER_ID))
+    assert row is not None
+    agent = RegisteredAgent(cluster_from_row(row), "home")
+    answer = heard(Heartbeats(database, SETTINGS, fail), agent, replace(HEARTBEAT, changed_jobs=["bj-1"]))
+    assert (answer["changed_jobs_limit"], answer["changed_jobs_taken"]) == (0, False)
+
+
+def test_a_heartbeat_whose_jobs_can_not_be_looked_up_is_not_recorded(
+    agent: RegisteredAgent, database: Database
+) -> None:
+    with pytest.raises(Unavailable):
+        heard(Heartbeats(database, SETTINGS, fail), agent, replace(HEARTBEAT, changed_jobs=["bj-1"]))
+    assert ClusterStatuses(database, PATIENT).of([agent.cluster.id]) == {}
+
+
+def fail(*_: object) -> None:
+    raise Unavailable("No job can be looked up.")
 
 
 def test_a_configuration_is_pending_until_the_agent_reports_its_generation(

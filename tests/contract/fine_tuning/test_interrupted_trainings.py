@@ -9,7 +9,7 @@ from sqlalchemy import delete, select, update
 
 from llmariner.errors import Conflict
 from llmariner.fine_tuning.job import Status
-from llmariner.fine_tuning.reconciler import job_id_of
+from llmariner.fine_tuning.port_ids import job_id_of
 from llmariner.fine_tuning.tables import fine_tuning_events, fine_tuning_jobs
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import Job, JobStatus, Phase

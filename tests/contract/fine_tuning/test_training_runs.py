@@ -14,7 +14,7 @@ from llmariner.files.purposes import Purpose
 from llmariner.files.tables import files
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.job import Status
-from llmariner.fine_tuning.reconciler import job_id_of
+from llmariner.fine_tuning.port_ids import job_id_of
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.models.model import ActivationStatus, SourceRepository
 from llmariner.platform.database import Database

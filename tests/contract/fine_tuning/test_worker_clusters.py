@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import select, update
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PlatformError, Unavailable
+from llmariner.fine_tuning.events import CHANGE_REQUESTED
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.installation import FineTuning
 from llmariner.fine_tuning.job import FineTuningJob
@@ -134,6 +135,18 @@ def test_a_job_runs_there_with_links_of_the_public_url_and_is_charged_once(here:
     here.reconciled(job_id)
     assert here.clusters.ports[west].calls[-1] == ("remove", f"{job_id}-1")
     assert here.row(job_id).released
+
+
+def test_a_process_that_ended_is_noticed_once_its_cluster_names_it(here: Trainings) -> None:
+    west, east = here.clusters.add("west"), here.clusters.add("east")
+    job_id = here.training(cluster_id=west)
+    names = [f"{job_id}-1"]
+    for cluster_id, others in ((east, names), (west, [job_id, f"{job_id}-0", f"{job_id}-2"])):
+        assert here.clusters.hear(cluster_id, others) == (True, [])
+    here.clusters.ports[west].end(names[0], Phase.FAILED, "evicted", "Its node ended it.")
+    assert here.clusters.hear(west, names) == (True, [(CHANGE_REQUESTED, job_id)])
+    assert here.reconciled(job_id).status == "queued"
+    assert here.row(job_id).attempt == 2
 
 
 def test_a_lost_cluster_has_its_job_continue_elsewhere_from_its_last_state(here: Trainings) -> None:

@@ -11,6 +11,7 @@ from llmariner.agent.gpu_config import GpuSharing
 from llmariner.agent.heartbeat_loop import HeartbeatLoop
 from llmariner.errors import Unavailable
 from llmariner.platform.kube.errors import Forbidden
+from llmariner.platform.kube.resources import JOBS, Resource
 from llmariner.platform.kube.watch import Listing
 
 
@@ -22,16 +23,17 @@ class EmptyCluster:
 
     def __init__(self) -> None:
         self.applied: list[Any] = []
+        self.jobs: list[dict[str, Any]] = []
 
     def get_raw(self, path: str) -> dict[str, str]:
         if self.problem is not None:
             raise self.problem
         return {"gitVersion": "v1.34.4"}
 
-    def list(self, *_: Any, **__: Any) -> Listing:
+    def list(self, resource: Resource, *_: Any, **__: Any) -> Listing:
         if self.problem is not None:
             raise self.problem
-        return Listing([], "1")
+        return Listing(self.jobs if resource is JOBS else [], "1")
 
     def get(self, *_: Any) -> None:
         if self.problem is not None:
@@ -87,6 +89,22 @@ def test_an_inventory_is_sent_when_it_is_due_and_again_after_a_failure() -> None
         beats.beat()
     assert ["inventory" in each for each in control_plane.heartbeats] == [True, True, False]
     assert [each["name"] for each in control_plane.heartbeats[2]["components"]] == ["agent", "nodes"]
+
+
+def test_changed_jobs_are_sent_until_they_are_taken() -> None:
+    cluster, taken = EmptyCluster(), {"changed_jobs_limit": 5, "changed_jobs_taken": True}
+    cluster.jobs = [{"metadata": {"name": "bj-1", "uid": "1"}}]
+    control_plane = Scripted(taken, NotReached("away"), {**taken, "changed_jobs_taken": False}, taken)
+    beats = loop(cluster, control_plane)
+    for _ in range(3):
+        beats.beat()
+    cluster.problem = Unavailable("The API server is away.")
+    beats.beat()  # the answer is no answer to names that were not sent
+    cluster.problem = None
+    for _ in range(2):
+        beats.beat()
+    named, sent = ["bj-1"], [each.get("changed_jobs") for each in control_plane.heartbeats]
+    assert sent == [None, named, named, None, named, None]
 
 
 def test_waits_grow_to_a_minute_and_shrink_once_it_answers() -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from llmariner.clusters.clusters import DEFAULT_OVERLAP_SECONDS
 from llmariner.clusters.device_plugin import MAX_REPLICAS, DevicePluginConfig, MigStrategy
-from llmariner.clusters.heartbeats import Component, ConfigResult, Heartbeat
+from llmariner.clusters.heartbeats import MAX_CHANGED_JOBS, Component, ConfigResult, Heartbeat
 from llmariner.clusters.inventory import MAX_GPU_PODS, MAX_NODES, MAX_PRODUCTS, Inventory
 from llmariner.errors import InvalidRequest
 from llmariner.http.schemas.bodies import Body
@@ -162,6 +162,7 @@ class AgentHeartbeat(_Reported):
     control_plane_url: Annotated[str, Field(max_length=512, pattern=r"^(https?://[!-~]+)?$")] = ""
     inventory: ReportedInventory | None = None
     config: ReportedConfig | None = None
+    changed_jobs: Annotated[list[_Name], Field(max_length=MAX_CHANGED_JOBS)] = []
 
     def to_heartbeat(self) -> Heartbeat:
         """As the domain has it."""
@@ -174,4 +175,5 @@ class AgentHeartbeat(_Reported):
             components=tuple(Component(**each.model_dump()) for each in self.components),
             inventory=None if self.inventory is None else Inventory.from_json(self.inventory.model_dump()),
             config=None if self.config is None else ConfigResult(**self.config.model_dump()),
+            changed_jobs=tuple(self.changed_jobs),
         )

@@ -156,6 +156,10 @@ def test_a_job_runs_there_shows_its_output_runs_programs_and_leaves_files_while_
         "the job's output",
         lambda: None if "began" in owner.run(*jobs, "logs", job_id).stdout else _shown(owner, job_id),
     )
+    began = time.monotonic()
+    until("the job is shown as running", lambda: _not_running(owner, job_id), seconds=60)
+    print(f"\nshown as running {time.monotonic() - began:.1f} s after its output")
+    until("its agent has named it", lambda: _not_named(control_plane, job_id), seconds=60)
     program = "import os, pathlib; pathlib.Path('go').write_text('written by exec'); print(sorted(os.listdir('.')))"
     assert "'scripts'" in owner.done(*jobs, "exec", job_id, "--", "python3", "-c", program)
 
@@ -179,6 +183,17 @@ def test_a_job_runs_there_shows_its_output_runs_programs_and_leaves_files_while_
 def _shown(owner: Person, job_id: str) -> str:
     shown = json.loads(owner.done("llma", "batch", "jobs", "get", job_id, "-o", "json"))
     return f"{shown['status']}: {shown.get('queue')} {shown.get('error')}"
+
+
+def _not_running(owner: Person, job_id: str) -> str | None:
+    return None if (shown := _shown(owner, job_id)).startswith("running") else shown
+
+
+def _not_named(control_plane: ControlPlane, job_id: str) -> str | None:
+    """None: an event says that the agent named the job. The sweep writes none."""
+    _, listed = control_plane.call("GET", "/events?limit=100")
+    of_job = [each["data"] for each in listed["data"] if each["subject"] == f"batch_jobs/{job_id}"]
+    return None if any(each.get("change") == "reported" for each in of_job) else f"{of_job}"
 
 
 def _not_succeeded(owner: Person, job_id: str) -> str | None:
