@@ -13,7 +13,13 @@ PACKAGED, MODEL = "smollm2-135m-instruct", "gateway-smollm2"
 # Short for a test: half of what a request may take, as the default is of an hour.
 RECONNECT_SECONDS, LONGEST_SECONDS = 40, 80
 # Jobs whose program needs volumes of the platform's own cluster are not placed elsewhere.
-SETTINGS = {"LLMARINER_TRAINING_VOLUMES": "", "LLMARINER_JOB_MEMORY_GIB": "2.5", "LLMARINER_JOB_CPU": "900m"}
+# Memory and disk: those of a job that trains all weights of the packaged model.
+SETTINGS = {
+    "LLMARINER_TRAINING_VOLUMES": "",
+    "LLMARINER_JOB_MEMORY_GIB": "3.2",
+    "LLMARINER_JOB_DISK_GIB": "8",
+    "LLMARINER_JOB_CPU": "900m",
+}
 
 
 def create_job(installed: Installed, cluster_id: str, script: bytes, **variables: str) -> str:

@@ -17,7 +17,7 @@ from ...lab.wait import until
 from ...platform import overlay
 from ...platform.installed import Installed
 from ..documents.stores import DocumentStores
-from ..fine_tuning.trainings import QUESTION, Trainings
+from ..fine_tuning.trainings import QUESTION, Json, Trainings
 from ..platform_client import PlatformClient
 from ..two_clusters.worker import Worker
 from ..worker_cluster.control_plane import ENGINE
@@ -107,20 +107,23 @@ def engine_environment(lab: Lab) -> Iterator[None]:
         kubectl(lab, "delete", "--ignore-not-found", "--wait=false", "-n", JOBS_NAMESPACE, *names)
 
 
-def test_a_model_is_trained_there_comes_back_and_answers(trainings: Trainings, worker: Worker, cluster_id: str) -> None:
+@pytest.mark.parametrize("trained", ["lora", "full"])
+def test_a_model_is_trained_there_comes_back_and_answers(
+    trainings: Trainings, worker: Worker, cluster_id: str, trained: str
+) -> None:
     began = time.monotonic()
     with engine_environment(worker.lab):
         file = trainings.upload()
-        numbers = {"n_epochs": 5, "batch_size": 4, "learning_rate_multiplier": 2}
-        job_id = trainings.create(BASE, file, cluster_id, **numbers)
+        numbers: Json = {"n_epochs": 5, "batch_size": 4, "learning_rate_multiplier": 2}
+        job_id = trainings.create(BASE, file, cluster_id, trained=trained, **numbers)
         trainings.wait_for(job_id, "running")
         pods = get(worker.lab, "pods", "-n", JOBS_NAMESPACE)["items"]
         assert [each["metadata"]["name"] for each in pods if each["metadata"]["name"].startswith(job_id)]
         job = trainings.wait_for(job_id, "succeeded", seconds=600)
-        trained = time.monotonic() - began
+        seconds = time.monotonic() - began
         until("nothing is left there", lambda: _left(worker.lab, job_id), seconds=90)
     losses = trainings.losses(job_id)
-    print(f"\ntrained in {trained:.0f} s, {len(losses)} steps, losses {losses}")
+    print(f"\n{trained}: trained in {seconds:.0f} s, {len(losses)} steps, losses {losses}")
     assert job["cluster_id"] == cluster_id
     assert losses[max(losses)] < losses[min(losses)] / 2
     assert trainings.charged(job["fine_tuned_model"]) == job["trained_tokens"] == job["estimate"]["tokens"]

@@ -17,7 +17,7 @@ from ...platform.installed import Installed
 from ..documents.stores import NoGateway, platform_with_stores, running_stores
 from ..jobs import test_jobs as batch_jobs
 from ..platform_client import PlatformClient
-from .trainings import QUESTION, Trainings
+from .trainings import QUESTION, Json, Trainings
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
@@ -62,7 +62,7 @@ def limit_pool(installed: Installed) -> None:
 
 def test_a_job_waits_trains_in_two_pods_survives_a_kill_and_its_model_answers(trainings: Trainings) -> None:
     client, installed = trainings.client, trainings.client.installed
-    numbers = {"n_epochs": 5, "batch_size": 4, "learning_rate_multiplier": 2}
+    numbers: Json = {"n_epochs": 5, "batch_size": 4, "learning_rate_multiplier": 2}
     client.ticking("an empty pool", lambda: batch_jobs.admitted(installed))
     others = [batch_jobs.create(installed, REST="600") for _ in range(2)]
     with batch_jobs.deleted_at_end(installed, others):

@@ -64,13 +64,16 @@ class Trainings:
         assert made.status_code == 200, made.text
         return str(made.json()["id"])
 
-    def create(self, model: str, file: str, cluster_id: str = "", /, *, workers: int = 1, **numbers: Any) -> str:
+    def create(
+        self, model: str, file: str, cluster_id: str = "", /, *, workers: int = 1, trained: str = "lora", **numbers: Any
+    ) -> str:
         """The id of a new job. `numbers`: hyperparameters. `cluster_id`: where it is to run, if not anywhere."""
         body = {
             "model": model,
             "training_file": file,
             "suffix": f"pirate{workers}",
             "seed": 7,
+            "training_type": trained,
             "hyperparameters": numbers,
             "resources": {"worker_count": workers},
             **({"cluster_id": cluster_id} if cluster_id else {}),
