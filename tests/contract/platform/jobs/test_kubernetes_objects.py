@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,14 @@ from llmariner.model_file_names import PATTERNS
 from llmariner.platform.jobs import DataFile, Job, Phase
 from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
 from llmariner.platform.jobs.kubernetes.container_scripts import TERMINATED
-from llmariner.platform.jobs.kubernetes.objects import JOB_LABEL, DataLink, job_object, owned_objects
+from llmariner.platform.jobs.kubernetes.objects import (
+    ENDED,
+    JOB_LABEL,
+    SUBMITTED,
+    DataLink,
+    job_object,
+    owned_objects,
+)
 from llmariner.platform.jobs.kubernetes.settings import (
     ClusterJobSettings,
     load_cluster_settings,
@@ -124,6 +132,29 @@ def test_a_job_is_suspended_in_its_projects_queue_without_any_credential(cluster
     environment = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
     assert environment["MASTER_ADDR"] == "bj-1-0.bj-1.llmariner-jobs.svc"
     assert (environment["WORLD_SIZE"], environment["PET_NPROC_PER_NODE"]) == ("3", "2")
+
+
+NONSENSE: list[dict[str, Any]] = [
+    *({"since": each} for each in (float("nan"), float("inf"), 1e308, -1, "now", None, [1])),
+    *({"code": each} for each in ("c" * 65, "a\0", 5, None)),
+    *({"reason": each} for each in (7, None)),
+    {"phase": "done"},
+]
+
+
+def test_a_job_whose_annotations_say_nonsense_has_no_status_that_anything_fails_at(cluster: Cluster) -> None:
+    jobs = jobs_on(cluster)
+    jobs.cancel("bj-1")
+    said = json.loads(found(cluster)["metadata"]["annotations"][ENDED])
+    for text in ("{", "[]", "5", *(json.dumps({**said, **each}) for each in NONSENSE)):
+        cluster.merge_patch(JOBS, NAMESPACE, "bj-1", {"metadata": {"annotations": {ENDED: text}}})
+        with pytest.raises(ClusterError, match="Ask its administrator"):
+            jobs.status("bj-1")
+    jobs.submit(replace(JOB, id="bj-2"))
+    for text in ("soon", "nan", "inf", "1e308"):
+        cluster.merge_patch(JOBS, NAMESPACE, "bj-2", {"metadata": {"annotations": {SUBMITTED: text}}})
+        with pytest.raises(ClusterError, match="Ask its administrator"):
+            jobs.status("bj-2")
 
 
 def test_all_that_a_job_needs_goes_with_it(cluster: Cluster) -> None:

@@ -30,6 +30,7 @@ from llmariner.platform.jobs.kubernetes.objects import (
 )
 from llmariner.platform.jobs.kubernetes.output import keeps_output, upload_program
 from llmariner.platform.jobs.kubernetes.phases import (
+    checked_status,
     ended_status,
     is_finished,
     is_running,
@@ -120,10 +121,17 @@ class KubernetesJobs:
         return found or JobStatus(Phase.QUEUED, time.time(), reason="It is about to enter its queue.")
 
     def status(self, job_id: str) -> JobStatus | None:
-        """See the port."""
+        """See the port. ClusterError for a Job that says nonsense: a worker cluster is its organization's."""
         job = self._cluster.get(JOBS, self._settings.namespace, job_id)
-        if job is None:
-            return None
+        try:
+            found = None if job is None else self._status(job)
+            return found and checked_status(found)
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise ClusterError(
+                "The cluster says of this job what is no status of one. Ask its administrator."
+            ) from error
+
+    def _status(self, job: dict[str, Any]) -> JobStatus | None:
         if (ended := ended_status(job)) is not None:
             return ended
         found = self._status_by_pods(job)

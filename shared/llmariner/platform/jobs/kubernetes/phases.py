@@ -17,6 +17,7 @@ from llmariner.platform.jobs.kubernetes.weights import WEIGHTS_CONTAINER
 from llmariner.platform.kube.queue_messages import public_message
 
 __all__ = [
+    "checked_status",
     "condition",
     "ended_status",
     "is_finished",
@@ -35,7 +36,26 @@ _START_SECONDS = 300.0
 """How long a problem with an image or a container may last: some pass by themselves."""
 _EXIT_CODE = re.compile(r"Container (\S+) for pod \S+ failed with exit code (\d+)")
 _MIB = 1 << 20
+_MAX_TIME = 253_402_300_800
+"""The year 10000, in Unix seconds."""
+_MAX_CODE, _MAX_NUMBER = 64, 2**31 - 1
 _FIRST = "initContainerStatuses"
+
+
+def checked_status(status: JobStatus) -> JobStatus:
+    """A status that can be stored and shown. Raises ValueError for another: annotations of a Job may say anything."""
+    times = (status.since, status.started_at or 0.0)
+    texts = (status.code, status.reason)
+    fits = (
+        all(isinstance(each, int | float) and 0 <= each < _MAX_TIME for each in times)
+        and all(isinstance(each, str) for each in texts)
+        and len(status.code) <= _MAX_CODE
+        and (not status.code or status.code.isprintable())
+        and 0 <= status.restarts <= _MAX_NUMBER
+    )
+    if not fits:
+        raise ValueError("it has a number or a text that is out of range")
+    return status
 
 
 def ended_status(job: Body) -> JobStatus | None:
