@@ -193,6 +193,54 @@ def test_the_last_usage_is_stored() -> None:
     assert found.counts == (9, 7, 0, 0)
 
 
+def without_text(usage: Any, **choice: Any) -> bytes:
+    """An event that ends an answer."""
+    return format_event({"id": "c", "choices": [{"index": 0, **choice, "finish_reason": "stop"}], "usage": usage})
+
+
+EMPTY = [
+    without_text(None, delta={}),
+    without_text(None, delta={"role": "assistant", "content": "", "tool_calls": [], "reasoning_content": None}),
+    without_text(None, text=""),
+    last(None),
+    last(None).replace(b":", b": "),
+    last(None) + without_text(None, delta={}) + DONE,
+]
+TEXT = [
+    chunk("b"),
+    chunk("b", spaced=True),
+    without_text(None, text="b"),
+    without_text(None, delta={"thinking": "b"}),
+    without_text(None, delta="b"),
+    format_event({"usage": None}),
+    format_event({"choices": {}, "usage": None}),
+    format_event({"choices": [1], "usage": None}),
+    b'data: {"choices":[,"usage":null}\n\n',
+    last(None).replace(b'"id"', b'"' + b"x" * 20_000 + b'"'),
+]
+
+
+@pytest.mark.parametrize("one_block", [False, True])
+@pytest.mark.parametrize(("include", "continuous"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("more", "expected"), [*((each, (9, 3, 0, 0)) for each in EMPTY), *((each, (0, 0, 0, 0)) for each in TEXT)]
+)
+def test_a_null_usage_leaves_counts_unless_text_came_after_them(
+    more: bytes, expected: tuple[int, ...], include: bool, continuous: bool, one_block: bool
+) -> None:
+    usage_filter = UsageFilter(include=include, continuous=continuous)
+    blocks = [chunk("a", USAGE), more, DONE]
+    for block in [b"".join(blocks)] if one_block else blocks:
+        usage_filter.apply(block)
+    found = parse_usage(usage_filter.usage)
+    assert found is not None
+    assert found.counts == expected
+    usage_filter.apply(chunk("c", {**USAGE, "completion_tokens": 8}))
+    found = parse_usage(usage_filter.usage)
+    assert found is not None
+    assert found.counts == (9, 8, 0, 0)
+
+
 def test_an_event_and_a_comment_have_one_line_each() -> None:
     assert format_event({"a": "b\nc"}) == b'data: {"a":"b\\nc"}\n\n'
     assert format_comment({"a": None}) == b': {"a":null}\n\n'

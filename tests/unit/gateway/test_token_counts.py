@@ -165,6 +165,23 @@ def test_interleaved_choices_are_counted_together() -> None:
     assert whole.completion_tokens == 6
 
 
+def null(index: int, delta: str) -> bytes:
+    """A chunk of a choice without counts."""
+    return b'data: {"choices":[{"index":%d,"delta":%b}],"usage":null}\n\n' % (index, delta.encode())
+
+
+def test_a_null_usage_takes_no_counts_from_a_choice_that_has_ended() -> None:
+    answers = ChoiceUsage(request(100, None, answers=2))
+    for block in (chunk(0, 5, 3), chunk(1, 5, 4), null(1, "{}"), null(0, '{"content":""}'), null(7, '{"content":"x"}')):
+        reported = parse_usage(answers.add(block))
+    assert reported is not None
+    assert reported.counts == (5, 7, 0, 0)
+    total = b'data: {"choices":[],"usage":null}\n\n'
+    assert parse_usage(answers.add(total)).counts == (5, 7, 0, 0)  # type: ignore[union-attr]
+    assert parse_usage(answers.add(null(1, '{"content":"x"}'))).counts == (0, 0, 0, 0)  # type: ignore[union-attr]
+    assert parse_usage(answers.add(chunk(1, 5, 6))).counts == (5, 9, 0, 0)  # type: ignore[union-attr]
+
+
 def test_the_cost_of_a_chunk_is_independent_of_the_number_of_choices() -> None:
     answers = ChoiceUsage(request(100, 320_000, prompts=20_000, answers=20_000))
     for index in range(20_000):

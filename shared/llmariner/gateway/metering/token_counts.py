@@ -14,10 +14,22 @@ import orjson
 from llmariner.gateway.admission.context_length import DEFAULT_CONTEXT_LENGTH
 from llmariner.gateway.requests.parser import ModelRequest
 
-__all__ = ["NO_BOUNDS", "NO_USAGE", "ChoiceUsage", "TokenBounds", "TokenUsage", "parse_usage"]
+__all__ = [
+    "NO_BOUNDS",
+    "NO_USAGE",
+    "ChoiceUsage",
+    "TokenBounds",
+    "TokenUsage",
+    "is_null_usage",
+    "may_have_text",
+    "parse_usage",
+]
 
 _COUNT: Final = re.compile(rb'"((?:prompt|completion|cached|reasoning)_tokens)":\s*([^\s,{}\[\]]*)')
 _NAME: Final = b'"usage":'
+_NULL_USAGES: Final = (b'"usage":null', b'"usage": null')
+# A longer event of a stream has text.
+_MAX_EVENT_WITHOUT_TEXT: Final = 16_384
 # More than any context length: longer numbers are not parsed.
 _MAX_DIGITS: Final = 12
 _MAX_COUNT: Final = 1_000_000_000_000
@@ -99,6 +111,34 @@ def _search_counts(usage: bytes) -> TokenUsage | None:
     return TokenUsage(*(found.get(name, 0) for name in names))
 
 
+def is_null_usage(usage: bytes) -> bool:
+    """Whether bytes that begin with a usage say nothing: some engines and proxies end a stream with that."""
+    return usage.startswith(_NULL_USAGES)
+
+
+def may_have_text(event: bytes) -> bool:
+    """Whether an event of a stream may have generated text; True for one that can't be read."""
+    if len(event) > _MAX_EVENT_WITHOUT_TEXT:
+        return True
+    try:
+        document: Any = orjson.loads(event.partition(b"data:")[2])
+    except orjson.JSONDecodeError:
+        return True
+    choices: Any = document.get("choices") if isinstance(document, dict) else None
+    if not isinstance(choices, list):
+        return True
+    return any(_choice_has_text(choice) for choice in choices)
+
+
+def _choice_has_text(choice: Any) -> bool:
+    if not isinstance(choice, dict):
+        return True
+    delta: Any = choice.get("delta") or {}
+    if not isinstance(delta, dict):
+        return True
+    return bool(choice.get("text")) or any(value for name, value in delta.items() if name != "role")
+
+
 class TokenBounds:
     """The most tokens that a request can use, and its charge when the engine's counts are missing or exceed that."""
 
@@ -153,7 +193,8 @@ NO_BOUNDS = TokenBounds(10**12, 10**12, 0, 0)
 class ChoiceUsage:
     """Usage of a stream with several choices, where each chunk has the counts of one choice.
 
-    The total is the sum of the last counts of each choice; the final chunk has the total itself.
+    The total is the sum of the last counts of each choice; the final chunk has the total itself. A null usage counts as in
+    `UsageFilter`.
     """
 
     __slots__ = (
@@ -164,6 +205,7 @@ class ChoiceUsage:
         "_prompt",
         "_prompt_by_index",
         "_total_usage",
+        "_uncounted",
     )
 
     def __init__(self, request: ModelRequest) -> None:
@@ -174,6 +216,8 @@ class ChoiceUsage:
         self._prompt_by_index: dict[int, int] = {}
         self._prompt = self._completion = 0
         self._total_usage = b""
+        # Choices with text after their last counts.
+        self._uncounted: set[int] = set()
 
     def add(self, block: bytes) -> bytes:
         """Add a block of complete events; returns a usage object of the total so far, empty if there was none."""
@@ -182,14 +226,23 @@ class ChoiceUsage:
             if at < 0:
                 continue
             usage = event[at:]
-            index, found = _INDEX.search(event), parse_usage(usage)
+            index = _INDEX.search(event)
+            if is_null_usage(usage):
+                self._note_null(event, -1 if index is None else int(index[1]))
+                continue
+            found = parse_usage(usage)
             if _NO_CHOICES.search(event) or index is None or found is None:
                 self._total_usage = usage
             elif (choice := int(index[1])) < self._choice_count:  # ignore choices that were not requested
                 self._record(choice, found.prompt_tokens, found.completion_tokens)
-        return self._total_usage or self._sum()
+        return self._total_usage or (_NULL_USAGES[0] if self._uncounted else self._sum())
+
+    def _note_null(self, event: bytes, choice: int) -> None:
+        if -1 <= choice < self._choice_count and choice not in self._uncounted and may_have_text(event):
+            self._uncounted.add(choice)
 
     def _record(self, choice: int, prompt: int, completion: int) -> None:
+        self._uncounted.discard(choice)
         self._completion += completion - self._completion_by_choice.get(choice, 0)
         self._completion_by_choice[choice] = completion
         prompt_index = choice // self._choices_per_prompt

@@ -10,6 +10,7 @@ import json
 import re
 from typing import Any
 
+from llmariner.gateway.metering.token_counts import is_null_usage, may_have_text
 from llmariner.http_client import ResponseTooLarge
 
 __all__ = ["DONE", "EventSplitter", "UsageFilter", "format_comment", "format_event"]
@@ -82,6 +83,8 @@ class EventSplitter:
 class UsageFilter:
     """Removes usage from the events of a stream. `usage`: the bytes from the last usage on.
 
+    A null usage counts as none in an event without text: the counts before it are those of the whole answer.
+
     The engine always sends usage in every chunk. Without `include_usage` the client gets no usage and no usage-only
     event; with it, the usage-only event, and null in all others; with `continuous_usage_stats`, all usage.
     """
@@ -100,18 +103,35 @@ class UsageFilter:
         _, name, rest = block.rpartition(_NAME)
         if not name:
             return block
-        self.usage = name + rest
+        usage = name + rest
         if self._continuous:
+            self._store(block, usage)
             return block
         if not block.partition(_EMPTY_ARRAY)[1] or _NO_CHOICES.search(block) is None:
-            return self._without_usage(block)
+            return self._without_usage(block, usage)
+        self._store(block, usage)
         return b"".join(self._visible(event + b"\n\n") for event in block.split(b"\n\n") if event)
 
-    def _without_usage(self, block: bytes) -> bytes:
+    def _store(self, block: bytes, usage: bytes) -> None:
+        """Store the last usage of a block, which begins with `usage`."""
+        if not is_null_usage(usage):
+            self.usage = usage
+            return
+        for event in block.split(b"\n\n"):
+            _, name, rest = event.rpartition(_NAME)
+            if not name:
+                continue
+            found = name + rest
+            # Counts are outdated by text that came after them.
+            if not is_null_usage(found) or not self.usage or (not is_null_usage(self.usage) and may_have_text(event)):
+                self.usage = found
+
+    def _without_usage(self, block: bytes, usage: bytes) -> bytes:
         """The block with every usage replaced. Nearly all are flat objects, for which the pattern takes half more."""
         kept, (before, name, rest) = b"", block.partition(_NAME)
         for _ in range(_MAX_SPLICES):
             if not name:
+                self.usage = usage
                 return kept + before
             counts, closing, after = rest.partition(b"}")
             outside, opening, _ = counts.rpartition(b"{")
@@ -119,6 +139,7 @@ class UsageFilter:
                 break
             kept += before[:-1] + self._replacement
             before, name, rest = after.partition(_NAME)
+        self._store(block, usage)
         return _USAGE.sub(self._replacement, block)
 
     def _visible(self, event: bytes) -> bytes:
