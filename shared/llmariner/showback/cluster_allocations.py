@@ -74,7 +74,8 @@ class ClusterAllocations:
         prefix = f"{self._cluster_id}/{found.key}/" if self._cluster_id else f"{found.key}/"
         if found.held_ms is None:
             if found.released_ms is not None:
-                self._store.release(self._cluster_id, prefix, found.released_ms)
+                ended = found.released_ms if self._placed is None else min(found.released_ms, _now_ms())
+                self._store.release(self._cluster_id, prefix, ended)
             return None
         id_ = f"{prefix}{found.held_ms}"
         began = found.held_ms if self._placed is None else min(max(owner.since_ms, found.held_ms), _now_ms())

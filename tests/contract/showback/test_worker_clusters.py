@@ -156,6 +156,15 @@ def test_what_an_engine_holds_ends_with_its_placement_or_its_workload(here: Desk
     assert rows["b"].ended_ms < NOT_ENDED, "a cluster that keeps it is not believed"
 
 
+def test_an_end_that_a_cluster_says_is_not_later_than_now(here: Desk, owner: KeyOwner) -> None:
+    workload = here.api.engine("own", here.model("m", owner.project_id))
+    here.check()
+    end = {"type": "Finished", "status": "True", "lastTransitionTime": "9999-11-30T10:00:07Z"}
+    workload["status"]["conditions"].append(end)
+    (row,) = here.check().values()
+    assert row.ended_ms <= time.time() * 1000
+
+
 @pytest.mark.parametrize("how", ["lost", "refused", "cut short"])
 def test_what_nobody_sees_any_more_is_not_charged_beside_its_successor(here: Desk, owner: KeyOwner, how: str) -> None:
     service = here.model("m", owner.project_id)
