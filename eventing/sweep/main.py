@@ -132,7 +132,7 @@ def _check_allocations(context: Context) -> None:
     from llmariner.showback.installation import check_worker_clusters, request_check
 
     request_check(context.env, context.database)
-    check_worker_clusters(context.database, context.clusters)
+    check_worker_clusters(context.database, context.clusters, seconds=_STEP_SECONDS)
 
 
 def _read_utilization(context: Context) -> None:

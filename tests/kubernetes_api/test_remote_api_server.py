@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -80,10 +81,17 @@ def test_a_name_that_a_cluster_invents_leads_to_no_other_path(url: str) -> None:
 @pytest.mark.parametrize(("namespace", "error"), [("pages", Unavailable), ("expired", Expired)])
 def test_a_list_without_an_end_ends(url: str, namespace: str, error: type[Exception]) -> None:
     server = Connection(RemoteServer(url, lambda: "token"))
-    assert server.list_bytes == 64 * 1024 * 1024
+    assert (server.list_bytes, server.list_seconds) == (64 * 1024 * 1024, 60)
     server.list_bytes = 1024 * 1024
     with pytest.raises(error):
         ResourceQuery(server, PODS, namespace, None, None).list()
+
+
+def test_a_list_of_slow_pages_ends(url: str) -> None:
+    server = Connection(RemoteServer(url, lambda: "token"))
+    server.list_bytes, server.list_seconds = math.inf, 0.1
+    with pytest.raises(Unavailable):
+        ResourceQuery(server, PODS, "pages", None, None).list()
 
 
 def test_output_that_is_skipped_for_ever_ends(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

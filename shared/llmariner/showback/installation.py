@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from typing import TYPE_CHECKING
 
@@ -42,22 +43,33 @@ def cluster_allocations(env: Environment, database: Database) -> ClusterAllocati
     return ClusterAllocations(Allocations(database), workloads)
 
 
-def check_worker_clusters(database: Database, clusters: ClusterInstallation) -> None:
+def check_worker_clusters(
+    database: Database,
+    clusters: ClusterInstallation,
+    *,
+    seconds: float = 15.0,
+    cluster_seconds: float = 60.0,
+) -> None:
     """Record what jobs and models hold on worker clusters. A cluster that is away is left for later.
 
     Once it is lost, what it held begins again elsewhere, and what can't be seen there is not charged any longer.
+    `seconds`: after which no further cluster is begun with; they are read in any order, so that each has its turn.
+    `cluster_seconds`: after which one is left for later, but for a request that is under way.
     """
     from llmariner.platform.capacity.kueue_workloads import KueueWorkloads
 
-    store = Allocations(database)
-    for cluster_id, placed in placed_workloads(database).items():
+    store, deadline = Allocations(database), time.monotonic() + seconds
+    by_cluster = list(placed_workloads(database).items())
+    random.shuffle(by_cluster)
+    for cluster_id, placed in by_cluster:
         try:
             status = clusters.statuses.of([cluster_id]).get(cluster_id)
             if status is None:  # it is not registered any more
                 store.end_when_last_seen(cluster_id)
             elif status.accepts_work:
                 connection = clusters.remote.connection_to(cluster_id)
-                workloads = KueueWorkloads(connection, (_WORK_NAMESPACE, KServeSettings.namespace))
+                ends_at = time.monotonic() + cluster_seconds
+                workloads = KueueWorkloads(connection, (_WORK_NAMESPACE, KServeSettings.namespace), ends_at)
                 ClusterAllocations(store, workloads, cluster_id, placed).reconcile_all()
         except (ClusterError, Unavailable) as error:
             _log.info("allocations of the cluster %s are not compared now: %s", cluster_id, error)
@@ -65,6 +77,8 @@ def check_worker_clusters(database: Database, clusters: ClusterInstallation) -> 
             # A cluster is its organization's, and may say anything: that of one holds up no other.
             _log.exception("what the cluster %s says of its Workloads can't be recorded", cluster_id)
         store.end_unseen(cluster_id, round((time.time() - clusters.settings.lost_seconds) * 1000))
+        if time.monotonic() > deadline:
+            break
 
 
 def request_check(env: Environment, database: Database) -> None:

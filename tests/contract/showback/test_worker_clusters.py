@@ -94,6 +94,7 @@ class Desk:
     def __init__(self, database: Database, owner: KeyOwner) -> None:
         self.database, self.clusters, self.api = database, ClusterDesk(database, owner), Connection()
         self.west, self.registry = self.clusters.add("west"), ModelRegistry(database)
+        self.asked: list[str] = []
 
     def model(self, model_id: str, project_id: str | None, adapters_of: str = "", created: int = 1) -> str:
         """The name of the InferenceService of a model that is placed on the cluster."""
@@ -104,12 +105,17 @@ class Desk:
             session.add(model_placements, **placed, woken_at=time.time(), gpus=1)
         return service_name(model_id, adapters_of or None, KServeSettings.namespace)
 
-    def check(self) -> dict[str, Any]:
+    def check(self, **limits: float) -> dict[str, Any]:
         """The rows of allocations by their pods."""
-        remote = SimpleNamespace(connection_to=lambda _: self.api)
+
+        def connection_to(cluster_id: str) -> Connection:
+            self.asked.append(cluster_id)
+            return self.api
+
+        remote = SimpleNamespace(connection_to=connection_to)
         statuses, settings = self.clusters.workers._statuses, WorkerClusterSettings()
         installation: Any = SimpleNamespace(statuses=statuses, remote=remote, settings=settings)
-        check_worker_clusters(self.database, installation)
+        check_worker_clusters(self.database, installation, **limits)
         with self.database.read() as session:
             return {row.pods: row for row in session.rows(select(allocations))}
 
@@ -154,6 +160,22 @@ def test_what_an_engine_holds_ends_with_its_placement_or_its_workload(here: Desk
     rows = here.check()
     assert rows["a"].ended_ms - rows["a"].started_ms == 7000
     assert rows["b"].ended_ms < NOT_ENDED, "a cluster that keeps it is not believed"
+
+
+def test_clusters_that_take_their_time_hold_up_neither_the_sweep_nor_one_another_for_good(
+    here: Desk, owner: KeyOwner
+) -> None:
+    here.api.engine("own", here.model("m", owner.project_id))
+    assert here.check(cluster_seconds=-1) == {}
+    east = here.clusters.add("east")
+    with here.database.write() as session:
+        placed = {"model_id": "m", "adapters_of": "", "cluster_id": east, "created": 1}
+        session.add(model_placements, **placed, woken_at=time.time(), gpus=1)
+    here.asked.clear()
+    for number in range(40):
+        here.check(seconds=-1)
+        assert len(here.asked) == number + 1
+    assert set(here.asked) == {here.west, east}
 
 
 def test_an_end_that_a_cluster_says_is_not_later_than_now(here: Desk, owner: KeyOwner) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -63,11 +64,15 @@ class UnreadableWorkload:
 
 
 class KueueWorkloads:
-    """Reads the Workloads of some namespaces. Methods block; they raise ClusterError."""
+    """Reads the Workloads of some namespaces. Methods block; they raise ClusterError.
 
-    def __init__(self, cluster: Cluster, namespaces: tuple[str, ...]) -> None:
+    `deadline`: when `all` gives up, in monotonic seconds: a worker cluster may answer as slowly as it likes.
+    """
+
+    def __init__(self, cluster: Cluster, namespaces: tuple[str, ...], deadline: float = math.inf) -> None:
         self._cluster = cluster
         self._namespaces = namespaces
+        self._deadline = deadline
 
     def find(self, namespace: str, name: str) -> HeldWorkload | None:
         """A Workload of one of the namespaces; None: there is none."""
@@ -77,7 +82,10 @@ class KueueWorkloads:
         return None if found is None else self._read(found, self._projects(namespace))
 
     def all(self) -> Iterator[HeldWorkload | UnreadableWorkload]:
-        """All Workloads; none where the cluster has no Kueue. One that can't be read holds up no other."""
+        """All Workloads; none where the cluster has no Kueue. One that can't be read holds up no other.
+
+        Raises Unavailable for a cluster that takes too long.
+        """
         for namespace in self._namespaces:
             try:
                 found = self._cluster.list(WORKLOADS, namespace).items
@@ -85,6 +93,8 @@ class KueueWorkloads:
                 continue
             projects = self._projects(namespace)
             for workload in found:
+                if time.monotonic() > self._deadline:
+                    raise Unavailable("The cluster takes too long for its Workloads.")
                 try:
                     read = self._read(workload, projects)
                 except Unavailable:

@@ -51,6 +51,8 @@ class Connection:
         self._settings = settings
         self.list_bytes: float = _RESPONSE_BYTES if isinstance(settings, RemoteServer) else math.inf
         """How many bytes all pages of a list may have together."""
+        self.list_seconds: float = _BODY_SECONDS if isinstance(settings, RemoteServer) else math.inf
+        """After how long no further page of a list is asked for."""
         self._configuring = threading.Lock()
         self._configure()
 

@@ -64,10 +64,11 @@ class ResourceQuery:
 
     def list(self) -> Listing:
         """All objects. A list that expires between two pages is restarted, a few times."""
+        ends_at = time.monotonic() + self._connection.list_seconds
         for _ in range(_LIST_ATTEMPTS - 1):
             with contextlib.suppress(Expired):
-                return self._pages()
-        return self._pages()
+                return self._pages(ends_at)
+        return self._pages(ends_at)
 
     def stream(self, resource_version: str, seconds: int) -> urllib3.BaseHTTPResponse:
         """Changes after `resource_version`, one JSON object a line, for at most `seconds`."""
@@ -79,14 +80,14 @@ class ResourceQuery:
         }
         return self._connection.stream(self._path, {**self._query, **watch_query}, seconds + _READ_GRACE_SECONDS)
 
-    def _pages(self) -> Listing:
+    def _pages(self, ends_at: float) -> Listing:
         items: list[dict[str, Any]] = []
         token, left = None, self._connection.list_bytes
         while True:
             query = {**self._query, "limit": _PAGE_SIZE, "continue": token}
             page, size = self._connection.page(self._path, query)
-            # A server of others may have pages without an end.
-            if (left := left - size - _PAGE_BYTES) < 0:
+            # A server of others may have pages without an end, or slow ones.
+            if (left := left - size - _PAGE_BYTES) < 0 or time.monotonic() > ends_at:
                 raise unavailable(ValueError("its list is too long"))
             items += [{**self._type, **item} for item in page.get("items") or ()]
             token = page["metadata"].get("continue")
