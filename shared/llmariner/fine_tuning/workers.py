@@ -126,7 +126,7 @@ class Workers:
         return self._link(worker, job, file_id)
 
     def _link(self, worker: Worker, job: Row[Any], file_id: str) -> str:
-        path = self._links.create(worker.maker, file_id, _LINK_SECONDS).path
+        path = self._links.create(worker.maker, file_id, min(_LINK_SECONDS, self._links.longest_seconds)).path
         return self._addresses(job.cluster_id).files + path
 
     def upload_link(self, worker: Worker, kind: str, size_bytes: int, sha256: str) -> str:
@@ -135,7 +135,8 @@ class Workers:
         with self._database.read() as session:
             address = self._addresses(load_job_of(session, worker).cluster_id).files
         terms = self._upload_links.terms(new, size_bytes=size_bytes, sha256=sha256)
-        return address + self._upload_links.create(worker.maker, terms, _LINK_SECONDS).path
+        seconds = min(_LINK_SECONDS, self._upload_links.longest_seconds)
+        return address + self._upload_links.create(worker.maker, terms, seconds).path
 
     def report(self, worker: Worker, records: Sequence[Mapping[str, Any]]) -> str:
         """Record what happened, all of it or nothing; returns what the process is to do: `continue` or `pause`.

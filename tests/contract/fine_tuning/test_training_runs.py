@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from sqlalchemy import delete, select, update
 
 from llmariner.errors import AuthenticationFailed, Conflict, InvalidRequest, ModelNotFound, PermissionDenied
+from llmariner.file_settings import FileSettings
 from llmariner.files.file import NewFile
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import files
+from llmariner.files.upload_links import UploadLinks
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.job import Status
 from llmariner.fine_tuning.port_ids import job_id_of
@@ -22,7 +25,7 @@ from llmariner.platform.jobs import Phase
 from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.tables import organization_users
 
-from .training_desk import ROWS, TrainingDesk, jsonl, step
+from .training_desk import ROWS, SECRET, TrainingDesk, jsonl, step
 
 CHECKED = {"type": "checked", "training_file": {"examples": 12, "tokens": 60, "longest": 5}}
 
@@ -216,6 +219,15 @@ def test_a_job_trains_with_its_workers_and_checks_with_one(desk: TrainingDesk) -
     with desk.database.write() as session:  # as a process of the release before leaves it
         session.run(update(fine_tuning_jobs).where(fine_tuning_jobs.c.id == alone).values(worker_count=None))
     assert desk.get(alone).worker_count == 1
+
+
+def test_a_job_has_links_where_an_operator_lets_them_be_valid_for_minutes(desk: TrainingDesk) -> None:
+    settings = desk.files.settings = FileSettings(link_seconds=300)
+    desk.upload_links = UploadLinks(desk.database, settings, [SECRET])
+    worker = desk.worker(desk.training(), 1)
+    for path in (desk.tuning.workers.plan(worker)["training_file"], desk.tuning.workers.link(worker, "training_file")):
+        assert desk.links.open(parse_qs(urlsplit(path).query)["link"][0], desk.get(worker.job_id).training_file)
+    assert "link=" in desk.tuning.workers.upload_link(worker, "state", 1, "0" * 64)
 
 
 def test_a_token_is_good_for_its_job_alone(desk: TrainingDesk) -> None:

@@ -38,7 +38,7 @@ from llmariner.vector_stores.inference import InferenceClient
 from ..team import Team
 from .desk import NO_TRACKING, FineTuningDesk, add_base_model
 
-__all__ = ["ROWS", "TrainingDesk", "emit_fine_tuning_events", "jsonl", "put_training_price", "step"]
+__all__ = ["ROWS", "SECRET", "TrainingDesk", "emit_fine_tuning_events", "jsonl", "put_training_price", "step"]
 
 SECRET = Secret("s" * 64)
 ROWS = [

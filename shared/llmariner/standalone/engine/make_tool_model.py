@@ -34,7 +34,7 @@ class Recorder:
         os.replace(part, kept)
         return str(kept)
 
-    def fetch(self, url: str, target: Path) -> Path:
+    def fetch(self, _name: str, url: str, target: Path) -> Path:
         return Path(shutil.copyfile(url, target))
 
 
