@@ -6,19 +6,40 @@ asked them hears that tests failed, or that all is well.
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Generator
+from typing import Any
 
 import pytest
 
 
-class _Reported:
-    """The tests of which something was reported."""
+class _Complete:
+    """Has all tests run, and compares them with those of which something was reported."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._ids.add(report.nodeid)
+
+    @pytest.hookimpl(wrapper=True, optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config) -> Generator[None, Any, Any]:
+        """That of `--dist loadfile` waits for ever where the last worker process dies.
+
+        It has the one in its place run the files again that were complete, and these have nothing to run.
+        """
+        scheduling = yield
+        if config.getoption("dist") != "loadfile":
+            return scheduling
+        remove = scheduling.remove_node
+
+        def remove_node(node: Any) -> Any:
+            files = scheduling.assigned_work.get(node, {})
+            for name in [each for each, tests in files.items() if all(tests.values())]:
+                del files[name]
+            return remove(node)
+
+        scheduling.remove_node = remove_node
+        return scheduling
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -39,4 +60,4 @@ def _chosen(session: pytest.Session) -> Collection[str] | None:
 
 if __name__ == "__main__":
     sys.path[0] = os.getcwd()  # as `python -m pytest` has it
-    sys.exit(pytest.main(sys.argv[1:], plugins=[_Reported()]))
+    sys.exit(pytest.main(sys.argv[1:], plugins=[_Complete()]))

@@ -109,6 +109,16 @@ def test_what_workers_left_that_died_has_not_passed(
     assert parts.main(["waiting"]) == 1
 
 
+def test_a_part_ends_whose_last_worker_died(
+    small_suite: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p xdist -p xdist.looponfail")
+    monkeypatch.setattr(parts, "_PROCESSES", {"waiting": ("--numprocesses", "1", "--dist", "loadfile")})
+    (small_suite / "tests/second/test_z.py").write_text(FIRST + f"{DIES}\ndef test_dies():\n    if first: die()\n")
+    assert parts.main(["waiting"]) == 1
+    assert capfd.readouterr().out.rpartition("\nSummary\n")[2].splitlines()[0].endswith("2 passed, 1 skipped, 1 failed")
+
+
 def test_a_failure_that_no_cache_has_kept_stays_one(small_suite: Path) -> None:
     (small_suite / ".pytest_cache").write_text("a file where the folder should be")
     assert parts.main(["spread"]) == 1
