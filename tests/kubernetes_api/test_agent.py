@@ -129,7 +129,7 @@ def test_heartbeats_reach_a_control_plane_until_the_key_is_revoked(
         env = {"LLMARINER_AGENT_CONTROL_PLANE": url, "LLMARINER_AGENT_KEY_FILE": str(tmp_path / "key")}
         settings = AgentSettings.load(env)
         control_plane = ControlPlane(settings)
-        beats = HeartbeatLoop(joined, control_plane, GpuSharing(joined, GPUS))
+        beats = HeartbeatLoop(joined, control_plane, GpuSharing(joined, GPUS), lambda: False)
         assert beats.beat() == 1.0
         shown = ask("GET", path)
         assert shown["status"] == "connected"

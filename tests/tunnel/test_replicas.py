@@ -143,6 +143,7 @@ def test_an_agent_prefers_different_replicas_and_comes_back_to_one_that_returns(
             running_agent(installation, api, replica, wanted=2) as agent,
         ):
             assert agent.replicas == {replica.url}  # there is one alone
+            assert agent.is_open
             for connection in list(replica.server.connections):
                 connection.abort()
             await until(lambda: not agent._open or all(each.task.done() for each in agent._open.values()))

@@ -30,8 +30,9 @@ def main() -> int:
         return 2
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    start_tunnel(settings, env, cluster)
-    HeartbeatLoop(cluster, control_plane, GpuSharing(cluster, settings.gpu_namespace)).run(stop)
+    tunnel = start_tunnel(settings, env, cluster)
+    sharing = GpuSharing(cluster, settings.gpu_namespace)
+    HeartbeatLoop(cluster, control_plane, sharing, lambda: tunnel is not None and tunnel.is_open).run(stop)
     return 0
 
 

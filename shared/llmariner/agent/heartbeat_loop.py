@@ -10,6 +10,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from llmariner import __version__
@@ -44,12 +45,18 @@ class Reporter(Protocol):
 
 
 class HeartbeatLoop:
-    """One cluster's heartbeats, in one thread."""
+    """One cluster's heartbeats, in one thread. `is_reachable`: whether the control plane's requests reach the cluster now.
 
-    def __init__(self, cluster: Cluster, control_plane: Reporter, sharing: GpuSharing) -> None:
+    Without that it could not read the Jobs that a heartbeat names: they are named later.
+    """
+
+    def __init__(
+        self, cluster: Cluster, control_plane: Reporter, sharing: GpuSharing, is_reachable: Callable[[], bool]
+    ) -> None:
         self._cluster = cluster
         self._control_plane = control_plane
         self._sharing = sharing
+        self._is_reachable = is_reachable
         self._changed_jobs = ChangedJobs(cluster)
         self._inventory_seconds = _DEFAULT_INVENTORY
         self._inventory_due = 0.0
@@ -96,7 +103,7 @@ class HeartbeatLoop:
             "components": component_statuses(self._cluster, self._last_inventory, problem),
         }
         heartbeat |= {} if inventory is None else {"inventory": inventory.to_json()}
-        changed = [] if problem else self._changed_jobs.names()
+        changed = self._changed_jobs.names() if self._is_reachable() and not problem else []
         heartbeat |= {"changed_jobs": changed} if changed else {}
         return heartbeat | ({} if self._sharing.result is None else {"config": self._sharing.result})
 

@@ -19,7 +19,7 @@ class EmptyCluster:
     """A cluster without nodes; `problem`: what every call raises."""
 
     problem: Exception | None = None
-    accepts_work = False
+    accepts_work, is_reachable = False, True
 
     def __init__(self) -> None:
         self.applied: list[Any] = []
@@ -72,8 +72,9 @@ class Scripted:
         return answer
 
 
-def loop(cluster: EmptyCluster, control_plane: Scripted, namespace: str = "nvidia") -> HeartbeatLoop:
-    return HeartbeatLoop(cluster, control_plane, GpuSharing(cluster, namespace))  # type: ignore[arg-type]
+def loop(cluster: EmptyCluster, control_plane: Scripted) -> HeartbeatLoop:
+    sharing = GpuSharing(cluster, "nvidia")  # type: ignore[arg-type]
+    return HeartbeatLoop(cluster, control_plane, sharing, lambda: cluster.is_reachable)  # type: ignore[arg-type]
 
 
 def test_intervals_are_those_of_the_answer_where_they_are_sensible() -> None:
@@ -100,11 +101,13 @@ def test_changed_jobs_are_sent_until_they_are_taken() -> None:
         beats.beat()
     cluster.problem = Unavailable("The API server is away.")
     beats.beat()  # the answer is no answer to names that were not sent
-    cluster.problem = None
+    cluster.problem, cluster.is_reachable = None, False
+    beats.beat()  # nobody could read them
+    cluster.is_reachable = True
     for _ in range(2):
         beats.beat()
     named, sent = ["bj-1"], [each.get("changed_jobs") for each in control_plane.heartbeats]
-    assert sent == [None, named, named, None, named, None]
+    assert sent == [None, named, named, None, None, named, None]
 
 
 def test_waits_grow_to_a_minute_and_shrink_once_it_answers() -> None:

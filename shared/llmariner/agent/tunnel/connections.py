@@ -71,6 +71,11 @@ class TunnelConnections:
                 group.create_task(self._keep_open(number))
 
     @property
+    def is_open(self) -> bool:
+        """Whether a request of the control plane can come through now. From any thread."""
+        return bool(self._open)
+
+    @property
     def replicas(self) -> set[str]:
         """The replicas that connections are open to."""
         return {each.replica for each in self._open.values()}

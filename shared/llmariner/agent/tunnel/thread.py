@@ -32,19 +32,15 @@ def relay_by_path(kubernetes: Handler, engines: Handler) -> Handler:
     return handle
 
 
-def start_tunnel(settings: AgentSettings, env: Mapping[str, str], cluster: Cluster) -> threading.Thread | None:
+def start_tunnel(settings: AgentSettings, env: Mapping[str, str], cluster: Cluster) -> TunnelConnections | None:
     """Keep connections to the control plane open until the process ends. None outside of a cluster."""
     try:
         server = ApiServer.in_cluster(env)
     except (ValueError, OSError) as error:
         _log.warning("people can't reach this cluster through the platform: %s", error)
         return None
-    thread = threading.Thread(target=lambda: asyncio.run(_run(settings, server, cluster)), name="tunnel", daemon=True)
-    thread.start()
-    return thread
-
-
-async def _run(settings: AgentSettings, server: ApiServer, cluster: Cluster) -> None:
     tls = settings.tls() if settings.control_plane.startswith("https:") else None
     relay = relay_by_path(KubernetesRelay(server), EngineRelay(cluster))
-    await TunnelConnections(settings.control_plane, settings.registration_key, relay, tls=tls).run()
+    connections = TunnelConnections(settings.control_plane, settings.registration_key, relay, tls=tls)
+    threading.Thread(target=lambda: asyncio.run(connections.run()), name="tunnel", daemon=True).start()
+    return connections
