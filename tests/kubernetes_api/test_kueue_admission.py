@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,19 @@ class Pool:
         self._made.append((PODS, self.models, name))
         return name
 
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job; its workload is deleted with its Job, as the garbage collector does."""
+        self._end(JOBS, self.jobs_in, job_id, partial(self.jobs.cancel, job_id))
+
     def end(self, name: str) -> None:
-        """End a job or model; its workload is deleted with it, as the garbage collector does."""
+        """The same for a job or model that is deleted."""
         ((resource, namespace, _),) = (each for each in self._made if each[2] == name)
+        self._end(resource, namespace, name, partial(self.cluster.delete, resource, namespace, name))
+
+    def _end(self, resource: Resource, namespace: str, name: str, end: Callable[[], object]) -> None:
         uid = self.api.get(resource, namespace, name)["metadata"]["uid"]
         owned = [each["metadata"]["name"] for each in self._workloads(namespace, uid)]
-        self.cluster.delete(resource, namespace, name)
+        end()
         for each in owned:
             self.cluster.delete(WORKLOADS, namespace, each)
         until(lambda: not self._workloads(namespace, uid))
@@ -239,6 +247,15 @@ def test_models_and_jobs_of_a_project_share_its_quota_and_what_is_more_waits_in_
     pool.capacity.apply(plan(4, proj_2=limits["proj_2"]))
     assert all(map(pool.is_admitted, (model, second, waiting[0])))
     admit(pool, waiting[1])
+
+
+def test_a_canceled_job_holds_no_quota_whenever_kueue_looks(pool: Pool) -> None:
+    pool.capacity.apply(plan(1, proj_1=QuotaLimit(1, 0)))
+    for _ in range(5):
+        job = pool.job("proj_1")
+        admit(pool, job)
+        pool.cancel(job)
+        assert pool.status(job).phase is Phase.CANCELED
 
 
 def test_the_quota_of_an_organization_bounds_the_sum_of_its_projects(pool: Pool) -> None:

@@ -174,6 +174,39 @@ def test_all_that_a_job_needs_goes_with_it(cluster: Cluster) -> None:
     assert jobs.submit(JOB).phase is Phase.CANCELED
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_workload_of_a_canceled_job_goes_although_there_is_a_job_of_its_name(
+    cluster: Cluster, killed: bool
+) -> None:
+    jobs, whole = jobs_on(cluster), cluster.create
+    jobs.submit(JOB)
+    job = found(cluster)["metadata"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "bj-1", "uid": job["uid"], "controller": True}
+    metadata = {
+        "name": "job-bj-1-59a98",
+        "namespace": NAMESPACE,
+        "labels": {"kueue.x-k8s.io/job-uid": job["uid"]},
+        "finalizers": ["kueue.x-k8s.io/resource-in-use", "example.com/kept"],
+        "ownerReferences": [owner],
+    }
+    workload = {"apiVersion": WORKLOADS.api_version, "kind": "Workload", "metadata": metadata, "spec": {}}
+    cluster.create(workload)
+    if killed:
+
+        def create(body: dict[str, Any]) -> dict[str, Any]:
+            raise Killed
+
+        cluster.create = create  # type: ignore[method-assign,assignment]
+        with pytest.raises(Killed):
+            jobs.cancel("bj-1")
+        cluster.create = whole  # type: ignore[method-assign]
+    jobs.cancel("bj-1")
+    assert found(cluster)["metadata"]["uid"] != job["uid"]
+    assert [each["metadata"]["finalizers"] for each in cluster.list(WORKLOADS, NAMESPACE).items] == [
+        ["example.com/kept"]
+    ]
+
+
 def test_who_is_killed_while_submitting_leaves_a_job_that_does_not_start_and_is_completed(cluster: Cluster) -> None:
     whole = cluster.create
     for step in range(5):

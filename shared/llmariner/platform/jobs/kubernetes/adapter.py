@@ -59,6 +59,8 @@ _LINE_SECONDS = 0.5
 """How long the line of a queue is known: a list of a project's jobs asks for each that is queued."""
 _WORKER_LABEL = "batch.kubernetes.io/job-completion-index"
 _JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
+_IN_USE = "kueue.x-k8s.io/resource-in-use"
+"""The finalizer of a Workload whose Job may run."""
 _ATTEMPTS, _PAUSE_SECONDS = 30, 0.1
 
 
@@ -153,8 +155,7 @@ class KubernetesJobs:
                 continue
             project = "" if job is None else job["metadata"]["annotations"].get(PROJECT_ANNOTATION, "")
             if job is not None:
-                with contextlib.suppress(Conflict):
-                    self._cluster.delete(JOBS, self._settings.namespace, job_id, uid=job["metadata"]["uid"])
+                self._delete_with_workload(job)
             canceled = JobStatus(Phase.CANCELED, time.time())
             with contextlib.suppress(AlreadyExists):
                 self._cluster.create(ended_job(job_id, project, canceled, self._settings))
@@ -291,6 +292,29 @@ class KubernetesJobs:
         except AlreadyExists:
             return self.status(job.id) or failed
         return failed
+
+    def _delete_with_workload(self, job: dict[str, Any]) -> None:
+        """Delete this very Job, and let go of its Workload.
+
+        Kueue lets go of it where there is no Job of the name: it would hold its quota as long as one that is created here
+        before Kueue has looked. Also before the deletion: who is killed after it does not know the Workload any more.
+        """
+        self._let_go(job)
+        with contextlib.suppress(Conflict):
+            self._cluster.delete(JOBS, self._settings.namespace, job["metadata"]["name"], uid=job["metadata"]["uid"])
+        self._let_go(job)
+
+    def _let_go(self, job: dict[str, Any]) -> None:
+        if QUEUE_LABEL not in job["metadata"].get("labels", {}):
+            return
+        workload = self._workload(job)
+        finalizers = [] if workload is None else workload["metadata"].get("finalizers", [])
+        if workload is not None and _IN_USE in finalizers:
+            kept = [each for each in finalizers if each != _IN_USE]
+            metadata = {"uid": workload["metadata"]["uid"], "finalizers": kept}
+            with contextlib.suppress(Conflict, NoSuchObject):
+                name = workload["metadata"]["name"]
+                self._cluster.merge_patch(WORKLOADS, self._settings.namespace, name, {"metadata": metadata})
 
     def _delete(self, job_id: str) -> None:
         self._cluster.delete(JOBS, self._settings.namespace, job_id)
