@@ -7,7 +7,8 @@ Nearly all of vLLM's start on a CPU is importing Python, so a fork of a warm par
 
 It speaks JSON, one object a line. In: {"op": "start", "model", "argv", "environment", "log"}, {"op": "stop", "pid",
 "grace"}. Out: {"event": "ready", "warm", "seconds", "reason"}, {"event": "started", "model", "pid"}, {"event": "exited",
-"pid", "cpu_seconds"}. When its input ends (the platform has exited or crashed) it stops every engine and exits.
+"pid", "status", "cpu_seconds"}. When its input ends (the platform has exited or crashed) it stops every engine and exits.
+The platform on one machine and the standby program of the engine image (images/engine) speak to it.
 
 It uses private names of vLLM; if one is missing it reports that and starts engines with `vllm serve`.
 """
@@ -158,14 +159,15 @@ class Launcher:
 
     def _reap(self) -> None:
         while self._children:
-            pid, _, used = os.wait4(-1, os.WNOHANG)
+            pid, status, used = os.wait4(-1, os.WNOHANG)
             if pid == 0:
                 break
             # Processes that the engine left in its group, such as its core process, are killed too.
             _kill_group(pid, signal.SIGKILL)
             self._children.discard(pid)
             self._deadlines.pop(pid, None)
-            self._send_event(event="exited", pid=pid, cpu_seconds=used.ru_utime + used.ru_stime)
+            seconds = used.ru_utime + used.ru_stime
+            self._send_event(event="exited", pid=pid, status=os.waitstatus_to_exitcode(status), cpu_seconds=seconds)
         now = time.monotonic()
         for pid in [pid for pid, deadline in self._deadlines.items() if deadline < now]:
             _kill_group(pid, signal.SIGKILL)
