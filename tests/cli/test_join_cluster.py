@@ -87,7 +87,7 @@ def test_a_cluster_that_is_registered_gets_a_new_key(llma: Llma, platform: FakeP
     result = llma(*line, "--control-plane", "http://10.0.0.1", "--plain-http")
     assert result.code == 0, result.err
     kinds = [each["kind"] for each in yaml.safe_load_all(result.out)]
-    assert kinds.count("Role") == kinds.count("RoleBinding") == 3
+    assert kinds.count("Role") == kinds.count("RoleBinding") == 4
 
 
 @pytest.mark.parametrize(

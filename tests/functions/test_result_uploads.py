@@ -179,7 +179,7 @@ def test_a_link_that_expired_is_asked_for_again_a_few_times(
 
 
 def test_a_part_may_take_longer_than_a_platform_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 1.0)
     part, left = bytes(8 << 20), threading.Event()
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
