@@ -47,7 +47,7 @@ def check_unused(session: WriteSession, references: Sequence[FileReferences], fi
     lock_file(session, file.id)
     if uses := [use for each in references for use in each.in_use_by(session, file)]:
         users = list(dict.fromkeys(use.user for use in uses))
-        endings = "; ".join(dict.fromkeys(use.ending for use in uses))
+        endings = ". ".join(dict.fromkeys(use.ending for use in uses))
         message = f"The file '{file.id}' is in use by {', '.join(users)}. {endings}. Then delete the file again."
         error = Conflict(message, param="file_id", code="file_in_use")
         error.details["in_use_by"] = users
