@@ -223,7 +223,7 @@ def test_the_control_plane_runs_jobs_in_its_namespace_and_nothing_elsewhere(
         submitted = jobs.submit(Job(name, "proj", "true", image="python", scripts={"a": b"x" * 700_000}))
         assert submitted.phase is Phase.QUEUED
         assert is_named()
-        until(lambda: not is_named())  # where there are controllers they go on for a moment
+        until(lambda: not is_named())  # where there are controllers its status changes for a moment
         jobs.cancel(name)
         assert is_named()
         ended = jobs.status(name)
