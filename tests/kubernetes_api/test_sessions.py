@@ -219,7 +219,9 @@ def test_the_control_plane_runs_jobs_in_its_namespace_and_nothing_elsewhere(
         return name in names
 
     def calls(cluster: Cluster) -> None:
-        jobs = KubernetesJobs(cluster, ClusterJobSettings(images={"python": "python"}), lambda _: ())
+        # What a test that fails leaves must not fill the node.
+        settings = ClusterJobSettings(images={"python": "python"}, cpu="10m", memory_bytes=16 << 20)
+        jobs = KubernetesJobs(cluster, settings, lambda _: ())
         submitted = jobs.submit(Job(name, "proj", "true", image="python", scripts={"a": b"x" * 700_000}))
         assert submitted.phase is Phase.QUEUED
         assert is_named()
