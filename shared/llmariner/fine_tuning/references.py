@@ -59,17 +59,13 @@ class FineTuningReferences:
             queries = [select(named.job_id).where(named.file_id == file.id).order_by(named.job_id).limit(_NAMED)]
             # The model of a checkpoint is registered after its report, in a transaction of its own.
             if file.purpose is Purpose.FINE_TUNE_RESULTS:
-                queries.append(select(made.job_id).join(fine_tuning_jobs, own).where(_of_job(file)))
+                of_job = (made.job_id == c.id) & own
+                queries.append(select(made.job_id).join(fine_tuning_jobs, of_job).where(made.file_id == file.id))
         jobs = [FileUse(f"the fine-tuning job {row.job_id}") for query in queries for row in session.rows(query)]
         return jobs if file.purpose is Purpose.FINE_TUNE_STATE else [*jobs, *_models_of(session, file)]
 
     def on_file_deleted(self, session: WriteSession, file: File) -> None:
         """Nothing: no job needs it, and no model."""
-
-
-def _of_job(file: File) -> Any:
-    c = fine_tuning_checkpoints.c
-    return (c.job_id == fine_tuning_jobs.c.id) & (c.file_id == file.id)
 
 
 def _models_of(session: ReadSession, file: File) -> list[FileUse]:

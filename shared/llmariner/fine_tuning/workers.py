@@ -109,9 +109,7 @@ class Workers:
                 plan["training_type"] = job.training_type
             if job.training_type == TrainingType.FULL:
                 plan["checkpoint_seconds"] = _SECONDS_BETWEEN_LARGE_STATES
-            plan |= {
-                **{name: numbers[name] for name in _NUMBERS if name in numbers},
-            }
+            plan |= {name: numbers[name] for name in _NUMBERS if name in numbers}
         return plan
 
     def link(self, worker: Worker, name: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from llmariner.job_settings import JobSettings
 from llmariner.platform.jobs.kubernetes.authority import AUTHORITY, AUTHORITY_KEY
 from llmariner.platform.kube.adapter_rules import (
     ALLOCATION_RULES,
@@ -25,10 +26,9 @@ from llmariner.sessions.roles import CONTROL_PLANE_USER
 
 __all__ = ["WORK_NAMESPACES", "control_plane_objects"]
 
-JOBS_NAMESPACE = "llmariner-jobs"
 WORK_NAMESPACES: dict[str, tuple[str, tuple[Rule, ...]]] = {
     "llmariner-models": ("baseline", (*SERVING_RULES, *ALLOCATION_RULES)),
-    JOBS_NAMESPACE: ("restricted", (*JOB_RULES, *JOB_READING_RULES, *JOB_PROGRAM_RULES, *ALLOCATION_RULES)),
+    JobSettings.namespace: ("restricted", (*JOB_RULES, *JOB_READING_RULES, *JOB_PROGRAM_RULES, *ALLOCATION_RULES)),
 }
 """By namespace: the level of Pod Security that is enforced there, and what the adapters of the control plane need."""
 _RBAC = "rbac.authorization.k8s.io"
@@ -57,10 +57,10 @@ def control_plane_objects(agent: tuple[str, str], *, certificates: str = "") -> 
         objects.append({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": work, "labels": labels}})
         objects += [_role("Role", inside, _merged(rules)), _binding("Role", inside, user)]
     # The agent's heartbeats name the Jobs that changed.
-    metadata = {"name": _REPORTS, "labels": _LABELS, "namespace": JOBS_NAMESPACE}
+    metadata = {"name": _REPORTS, "labels": _LABELS, "namespace": JobSettings.namespace}
     objects += [_role("Role", metadata, [rule("batch", ["jobs"], "list")]), _binding("Role", metadata, account)]
     if certificates:
-        inside = {"name": AUTHORITY, "labels": _LABELS, "namespace": JOBS_NAMESPACE}
+        inside = {"name": AUTHORITY, "labels": _LABELS, "namespace": JobSettings.namespace}
         data = {AUTHORITY_KEY: certificates}
         objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": inside, "data": data})
     return objects
