@@ -36,6 +36,7 @@ from llmariner.platform.jobs.kubernetes.phases import (
     is_running,
     job_status,
     newest_first,
+    readable,
     waiting_reason,
 )
 from llmariner.platform.jobs.kubernetes.settings import ClusterJobSettings
@@ -122,16 +123,12 @@ class KubernetesJobs:
         found = self.status(job.id)
         return found or JobStatus(Phase.QUEUED, time.time(), reason="It is about to enter its queue.")
 
+    @readable()
     def status(self, job_id: str) -> JobStatus | None:
-        """See the port. ClusterError for a Job that says nonsense: a worker cluster is its organization's."""
+        """See the port. As the others, it raises ClusterError for a Job that says nonsense."""
         job = self._cluster.get(JOBS, self._settings.namespace, job_id)
-        try:
-            found = None if job is None else self._status(job)
-            return found and checked_status(found)
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-            raise ClusterError(
-                "The cluster says of this job what is no status of one. Ask its administrator."
-            ) from error
+        found = None if job is None else self._status(job)
+        return found and checked_status(found)
 
     def _status(self, job: dict[str, Any]) -> JobStatus | None:
         if (ended := ended_status(job)) is not None:
@@ -143,6 +140,7 @@ class KubernetesJobs:
         place = self._place(job, workload)
         return replace(found, place=place, reason=waiting_reason(workload))
 
+    @readable()
     def cancel(self, job_id: str) -> None:
         """See the port. One that can't start stays a failure: its Job keeps the cause, and ends."""
         for _ in range(_ATTEMPTS):
@@ -162,6 +160,7 @@ class KubernetesJobs:
                 return
             time.sleep(_PAUSE_SECONDS)  # another process submits it, or a finalizer holds its Job
 
+    @readable()
     def pause(self, job_id: str) -> None:
         """See the port."""
         job = self._cluster.get(JOBS, self._settings.namespace, job_id)
@@ -174,6 +173,7 @@ class KubernetesJobs:
             self._patch(job, {"metadata": {"annotations": {PAUSED: f"{time.time():.3f}"}}})
         self._hold(job, held=True)
 
+    @readable()
     def resume(self, job_id: str) -> None:
         """See the port."""
         job = self._cluster.get(JOBS, self._settings.namespace, job_id)
@@ -200,6 +200,7 @@ class KubernetesJobs:
         """See the port."""
         self._delete(job_id)
 
+    @readable()
     def log(self, job_id: str, start: int = 0) -> LogPart:
         """See the port. The output of the first worker's last pod: an earlier pod's goes with it."""
         gone = self._cluster.get(JOBS, self._settings.namespace, job_id) is None
@@ -242,6 +243,7 @@ class KubernetesJobs:
         patch = submission(made, queue, self._settings, time.time())
         self._cluster.merge_patch(JOBS, self._settings.namespace, job.id, patch)
 
+    @readable()
     def _running_pod(self, job_id: str) -> str:
         """The name of the first worker's pod, of this very Job, whose command runs. Raises Conflict without one."""
         job = self._cluster.get(JOBS, self._settings.namespace, job_id)

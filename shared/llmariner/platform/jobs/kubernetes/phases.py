@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmariner.platform.jobs import JobStatus, Phase
 from llmariner.platform.jobs.kubernetes.container_scripts import FETCH_FAILED, TERMINATED
 from llmariner.platform.jobs.kubernetes.objects import CONTAINER, ENDED, FETCH_CONTAINER, PAUSED, SUBMITTED
 from llmariner.platform.jobs.kubernetes.weights import WEIGHTS_CONTAINER
+from llmariner.platform.kube.errors import ClusterError
 from llmariner.platform.kube.queue_messages import public_message
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "is_running",
     "job_status",
     "newest_first",
+    "readable",
     "seconds_of",
     "waiting_reason",
 ]
@@ -40,6 +43,15 @@ _MAX_TIME = 253_402_300_800
 """The year 10000, in Unix seconds."""
 _MAX_CODE, _MAX_NUMBER = 64, 2**31 - 1
 _FIRST = "initContainerStatuses"
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """ClusterError for what fails at objects that say nonsense: a worker cluster is its organization's."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ClusterError("The cluster says of this job what is no status of one. Ask its administrator.") from error
 
 
 def checked_status(status: JobStatus) -> JobStatus:
