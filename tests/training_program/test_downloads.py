@@ -25,6 +25,7 @@ class Store:
     `cut`: the bytes after which a connection ends. `expired`: what an expired link is answered. `tag`: of the content.
     `ranges`: whether it sends parts; `checks_tags`: whether it compares `if-range`, as the platform does and some stores
     do not. `asked`: where each answer began. `links`: how many links were asked for. `job_status`: of the job's requests.
+    `cut_off`: the status of the first of these requests, whose answer is cut off.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class Store:
         self.ranges = self.checks_tags = True
         self.asked: list[int] = []
         self.uses: dict[str, int] = {}
-        self.links, self.job_status = 0, 200
+        self.links, self.job_status, self.cut_off = 0, 200, 0
 
     def expires(self, path: str) -> bool:
         """Whether a link gives nothing more."""
@@ -58,7 +59,15 @@ def store() -> Iterator[Store]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path == "/job/links/checkpoint":
+            if made.cut_off:
+                self.send_response(made.cut_off)
+                self.send_header("content-length", "99")
+                self.end_headers()
+                self.wfile.write(b'{"error": {')
+                made.cut_off = 0
+            elif self.path == "/job/weights":
+                self.answer(200, b'{"data": [{"path": "a"}]}')
+            elif self.path == "/job/links/checkpoint":
                 assert self.headers["authorization"] == "Bearer token"
                 made.links += 1
                 self.answer(made.job_status, json.dumps({"url": f"{made.url}/link/{made.links}"}).encode())
@@ -176,6 +185,12 @@ def test_a_job_that_has_ended_gets_no_link(store: Store, tmp_path: Path) -> None
     with pytest.raises(Stopped):
         fetched(store, tmp_path)
     assert store.asked == [0]
+
+
+@pytest.mark.parametrize("status", [404, 409, 503])
+def test_an_error_that_is_cut_off_ends_no_job(store: Store, status: int) -> None:
+    store.cut_off = status
+    assert Platform(f"{store.url}/job", "token").weights() == [{"path": "a"}]
 
 
 def test_a_server_that_sends_nothing_is_given_up(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

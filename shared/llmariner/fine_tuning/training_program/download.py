@@ -58,7 +58,7 @@ class Download:
         return True
 
     def _replace_link(self, error: urllib.error.HTTPError) -> None:
-        said = error_of(error.read())
+        said = error_of(error)
         if said.get("code") not in (None, "link_expired"):
             raise Refused(str(said.get("message"))[:500], said["code"]) from error
         print(f"A link has expired, so another one is asked for: HTTP {error.code}", file=sys.stderr)

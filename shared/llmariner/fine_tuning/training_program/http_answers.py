@@ -6,12 +6,14 @@ import functools
 import json
 import os
 import ssl
+import urllib.error
 from typing import Any
 
 __all__ = ["TIMEOUT_SECONDS", "Refused", "error_of", "trusted"]
 
 TIMEOUT_SECONDS = 60.0
 """Of one step of a request."""
+_ERROR_BYTES = 64 << 10
 
 
 class Refused(Exception):
@@ -32,9 +34,14 @@ def trusted() -> ssl.SSLContext:
     return context
 
 
-def error_of(body: bytes) -> dict[str, Any]:
-    """The platform's error; empty for what a proxy or a store says."""
+def error_of(error: urllib.error.HTTPError) -> dict[str, Any]:
+    """The platform's error; empty for what a proxy or a store says. Raises OSError, HTTPException where it is cut off."""
+    with error:
+        body = error.read(_ERROR_BYTES)
+        cut_off = len(body) < _ERROR_BYTES and getattr(error.fp, "length", None)
+    if cut_off:
+        raise ConnectionError(f"The answer was cut off: {error}")
     try:
         return dict(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}

@@ -209,26 +209,32 @@ def _repeat(work: Callable[[], Answer], gone: type[Exception] = Refused) -> Answ
     until, pause = time.monotonic() + _TRY_SECONDS, 0.2
     while True:
         try:
-            return work()
-        except urllib.error.HTTPError as error:
-            said = error_of(error.read())
-            if said.get("code") == "link_used":  # the answer to an earlier attempt was lost
-                return cast(Answer, {"id": said["file_id"]})
-            message = str(said.get("message") or error)[:500]
-            if said.get("code") in _EXPIRED:
-                raise Refused(message, said.get("code")) from error
-            if error.code in _GONE and said.get("code") not in _TRIED_AGAIN:
-                raise gone(message) from error
-            again = error.code == 429 and said.get("code") != "insufficient_quota"
-            if error.code < 500 and not again and said.get("code") not in _TRIED_AGAIN:
-                raise Refused(message, said.get("code")) from error
-            problem: Exception = error
+            try:
+                return work()
+            except urllib.error.HTTPError as error:
+                return cast(Answer, _settled(error, gone))
         except (OSError, HTTPException) as error:
             problem = error
         if time.monotonic() > until:
             raise problem
         time.sleep(pause)
         pause = min(10.0, 2 * pause)
+
+
+def _settled(error: urllib.error.HTTPError, gone: type[Exception]) -> dict[str, Any]:
+    """The answer that an error is. As `_repeat` raises; OSError, HTTPException where the request may be repeated."""
+    said = error_of(error)
+    if said.get("code") == "link_used":  # the answer to an earlier attempt was lost
+        return {"id": said["file_id"]}
+    message = str(said.get("message") or error)[:500]
+    if said.get("code") in _EXPIRED:
+        raise Refused(message, said.get("code")) from error
+    if error.code in _GONE and said.get("code") not in _TRIED_AGAIN:
+        raise gone(message) from error
+    again = error.code == 429 and said.get("code") != "insufficient_quota"
+    if error.code < 500 and not again and said.get("code") not in _TRIED_AGAIN:
+        raise Refused(message, said.get("code")) from error
+    raise error
 
 
 def _send(method: str, url: str, data: Any, headers: dict[str, str]) -> dict[str, Any]:
