@@ -22,15 +22,16 @@ CONTENT = random.Random(3).randbytes(5 * BLOCK + 77)
 class Store:
     """A platform with one file. `good_for`: how many answers a link gives before it has expired.
 
-    `cut`: the bytes after which a connection ends. `expired`: what an expired link is answered. `tag`: of the content.
-    `ranges`: whether it sends parts; `checks_tags`: whether it compares `if-range`, as the platform does and some stores
-    do not. `asked`: where each answer began. `links`: how many links were asked for. `job_status`: of the job's requests.
-    `cut_off`: the status of the first of these requests, whose answer is cut off.
+    `cut`: the bytes of content after which a connection ends. `part`: the most that a part has. `expired`: what an expired
+    link is answered. `tag`: of the content. `ranges`: whether it sends parts; `checks_tags`: whether it compares `if-range`,
+    as the platform does and some stores do not. `asked`: where each answer began. `links`: how many links were asked for.
+    `job_status`: of the job's requests. `cut_off`: the status of the first of these requests, whose answer is cut off.
     """
 
     def __init__(self) -> None:
         self.url, self.content, self.tag = "", CONTENT, '"file-1"'
         self.good_for, self.cut = 1, 2 * BLOCK + 5
+        self.part = len(CONTENT)
         self.expired: tuple[int, bytes] = (
             403,
             b'{"error": {"code": "link_expired", "message": "The link has expired."}}',
@@ -77,18 +78,19 @@ def store() -> Iterator[Store]:
                 assert "authorization" not in self.headers
                 start = made.start(self.headers)
                 made.asked.append(start)
-                self.answer(206 if start else 200, made.content[start:], start)
+                end = start + made.part if start else len(made.content)
+                self.answer(206 if start else 200, made.content[start:end], start, made.cut)
 
-        def answer(self, status: int, content: bytes, start: int = 0) -> None:
+        def answer(self, status: int, content: bytes, start: int = 0, cut: int | None = None) -> None:
             self.send_response(status)
             self.send_header("content-length", str(len(content)))
             if made.tag:
                 self.send_header("etag", made.tag)
             if status == 206:
-                self.send_header("content-range", f"bytes {start}-{start + len(content) - 1}/{start + len(content)}")
+                self.send_header("content-range", f"bytes {start}-{start + len(content) - 1}/{len(made.content)}")
             self.end_headers()
             with contextlib.suppress(ConnectionError):  # who does not want the content hangs up
-                self.wfile.write(content[: made.cut])
+                self.wfile.write(content[:cut])
 
         def log_message(self, *_: object) -> None:
             """Nothing."""
@@ -185,6 +187,40 @@ def test_a_job_that_has_ended_gets_no_link(store: Store, tmp_path: Path) -> None
     with pytest.raises(Stopped):
         fetched(store, tmp_path)
     assert store.asked == [0]
+
+
+def test_a_part_that_is_smaller_than_what_was_asked_for_is_continued(store: Store, tmp_path: Path) -> None:
+    store.good_for, store.part = 9, 2 * BLOCK
+    assert fetched(store, tmp_path) == CONTENT
+    assert store.asked == [0, store.cut, store.cut + store.part]
+
+
+def test_what_begins_again_each_time_is_given_up(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform_module, "_TRY_SECONDS", 0.3)
+    store.good_for, store.tag = 99, ""
+    start = store.start
+
+    def cut_off_elsewhere(headers: object) -> int:
+        store.cut = len(CONTENT) if len(store.asked) > 20 else (2 + 2 * (len(store.asked) % 2)) * BLOCK
+        return start(headers)
+
+    store.start = cut_off_elsewhere  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError, match="cut off"):
+        fetched(store, tmp_path)
+
+
+def test_links_that_give_a_byte_each_are_not_asked_for_without_end(store: Store, tmp_path: Path) -> None:
+    store.cut = 1
+    start = store.start
+
+    def whole_at_last(headers: object) -> int:
+        store.cut = len(CONTENT) if store.links > 9 else 1
+        return start(headers)
+
+    store.start = whole_at_last  # type: ignore[method-assign]
+    with pytest.raises(Refused, match="The link has expired"):
+        fetched(store, tmp_path)
+    assert store.links == 3
 
 
 @pytest.mark.parametrize("status", [404, 409, 503])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -18,7 +19,8 @@ _BLOCK_BYTES = 1 << 20
 _EXPIRED = (400, 401, 403)
 """What stores say of an expired link: S3 403, others 400 or 401."""
 _LINKS = 3
-"""New links in a row by which nothing is had."""
+"""New links in a row by which the file has not come on."""
+_REST = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})")
 
 
 class Download:
@@ -30,6 +32,8 @@ class Download:
         self._new_link = new_link
         self._links_left = _LINKS
         self._tag = ""
+        # The most bytes that were had at the end of an answer, by which it came on.
+        self._farthest = 0
         target.write_bytes(b"")
 
     def advance(self) -> bool:
@@ -49,12 +53,12 @@ class Download:
             self._replace_link(error)
             return False
         except (OSError, HTTPException):
-            gained = self._target.stat().st_size - had
-            if gained > 0:
-                self._links_left = _LINKS
-            if gained >= _BLOCK_BYTES:  # else a server that ends each answer at once would be asked without a pause
-                return False
-            raise
+            size = self._target.stat().st_size
+            # Else a server that ends each answer at once, or begins again each time, would be asked for ever.
+            if size < self._farthest + _BLOCK_BYTES:
+                raise
+            self._farthest, self._links_left = size, _LINKS
+            return False
         return True
 
     def _replace_link(self, error: urllib.error.HTTPError) -> None:
@@ -70,24 +74,26 @@ class Download:
         headers = {"range": f"bytes={start}-", "if-range": self._tag} if start and self._tag else {}
         request = urllib.request.Request(self._url, headers=headers)
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=trusted()) as answer:
-            if not headers or not self._continues(answer, start):
+            total = self._size_of_rest(answer, start) if headers else None
+            if total is None:
                 start, self._tag = 0, _tag_of(answer) if answer.status == 200 else ""
                 if answer.status != 200:
                     raise ConnectionError("A part of another file came than was begun.")
-            length = answer.headers.get("content-length")
             with self._target.open("r+b") as file:
                 file.truncate(start)
                 file.seek(start)
                 while part := answer.read(_BLOCK_BYTES):
                     file.write(part)
                 end = file.tell()
-        if length is not None and end != start + int(length):
+        # A server may send less of the rest than was asked for.
+        if answer.length or total not in (None, end):
             raise ConnectionError("The download was cut off.")
 
-    def _continues(self, answer: Any, start: int) -> bool:
-        """Whether an answer is the rest of the file that was begun. Some stores ignore `if-range`."""
-        begins = str(answer.headers.get("content-range", "")).startswith(f"bytes {start}-")
-        return answer.status == 206 and begins and _tag_of(answer) == self._tag
+    def _size_of_rest(self, answer: Any, start: int) -> int | None:
+        """The size of the file that was begun; None: an answer is not its rest. Some stores ignore `if-range`."""
+        rest = _REST.fullmatch(str(answer.headers.get("content-range", "")))
+        continues = rest is not None and int(rest[1]) == start and _tag_of(answer) == self._tag
+        return int(rest[2]) if rest is not None and continues and answer.status == 206 else None
 
 
 def _tag_of(answer: Any) -> str:
