@@ -19,7 +19,9 @@ class _Complete:
         self._ids: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._ids.add(report.nodeid)
+        # The last of a test, or the only one of a test whose worker process died: the others come before its end.
+        if report.when not in ("setup", "call"):
+            self._ids.add(report.nodeid)
 
     @pytest.hookimpl(wrapper=True, optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config) -> Generator[None, Any, Any]:

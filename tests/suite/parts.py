@@ -59,7 +59,8 @@ _PROCESSES["compiled-quiet"] = _PROCESSES["quiet"]
 PYTEST = [sys.executable, str(Path(__file__).with_name("complete_run.py"))]
 # Its status where tests failed and all ran: after any other one there are some that nobody has asked.
 _TESTS_FAILED = 1
-_NOTHING_RAN = 5
+# Of a part in which something has ended pytest as if all were well: no test ran, or one failed.
+_ENDED_WELL = 5
 _MAX_AGAIN = 10
 
 
@@ -151,8 +152,8 @@ def _run(part: str, folder: Path, log: Path | None, fast: bool) -> Outcome:
         outcome.counts[word] += 1
         if word == "failed":
             outcome.failed.append(name)
-    if code == 0 and part not in _WITHOUT_TESTS and not outcome.counts:  # something has ended it as if all were well
-        outcome.code = _NOTHING_RAN
+    if code == 0 and part not in _WITHOUT_TESTS and (outcome.failed or not outcome.counts):
+        outcome.code = _ENDED_WELL
     return outcome
 
 

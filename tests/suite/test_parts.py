@@ -85,6 +85,24 @@ def test_what_fails_runs_again_only_where_all_others_ran(
     assert capfd.readouterr().out.rpartition("\nSummary\n")[2].split()[:2] == ["waiting", "FAILED"]
 
 
+# The last test of a part, or its end, hides that another one failed, or that itself did not come to its end.
+HIDDEN = {
+    "the last test stops": "import pytest\n\ndef test_bad(): assert False\n\ndef test_z(): pytest.exit('enough', 0)\n",
+    "the end is forged": "def test_bad(request): request.session.config.hide(); assert False\n",
+    "no test failed": "import pytest\n\ndef test_good(): pass\n\ndef test_z(): pytest.exit('enough', 0)\n",
+}
+
+
+@pytest.mark.parametrize("how", HIDDEN)
+def test_a_part_that_something_ended_as_if_all_were_well_has_failed(small_suite: Path, how: str) -> None:
+    (small_suite / "tests/conftest.py").write_text(
+        "hidden = []\n\ndef pytest_configure(config): config.hide = lambda: hidden.append(1)\n\n"
+        "def pytest_sessionfinish(session):\n    if hidden: session.exitstatus = 0\n"
+    )
+    (small_suite / "tests/second/test_z.py").write_text(HIDDEN[how])
+    assert parts.main(["waiting"]) == 1
+
+
 # A worker process that is killed; not the one in which failed tests run again.
 DIES = (
     "import os, signal\n\nworker = os.environ.get('PYTEST_XDIST_WORKER')\n\n"
