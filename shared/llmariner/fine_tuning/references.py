@@ -87,5 +87,7 @@ def _use(session: ReadSession, file: File, model: Row[Any]) -> FileUse:
     row = session.first(select(c.id).where(c.model == name, c.project_id == model.project_id, place))
     if row is None:
         return FileUse("a model of another project", "Ask who runs this platform to delete that model")
-    path = f"/v1/fine_tuning/checkpoints/{name}/permissions/{row.id}"
-    return FileUse(f"the model '{name}' of project {model.project_id}", f"End its permission first: DELETE {path}")
+    # Who may delete the file may not list the permissions, so they learn no project from this.
+    path = f"/v1/fine_tuning/checkpoints/{name}/permissions"
+    ending = f"Have an administrator of the organization end its permissions first: GET {path} lists them"
+    return FileUse(f"the model '{name}' of another project", ending)
